@@ -1,0 +1,6 @@
+"""Keras layers that replace `keras.layers.Embedding` and need less memory."""
+
+from memembed.layers.mixed_dimension import MDEmbedding
+from memembed.layers.quotient_remainder import QREmbedding
+
+__all__ = ["MDEmbedding", "QREmbedding"]
