@@ -1,0 +1,98 @@
+"""The rating models that the chapters train."""
+
+import keras
+from keras import layers
+
+MAX_RATING = 5
+
+
+def dot_product_model(user_embedding, movie_embedding, biases=False):
+    """Rate a movie by the dot product of its embedding with the user's.
+
+    The rating is `5 * sigmoid(user . movie)`, or with biases
+    `5 * sigmoid(user . movie + user bias + movie bias)`.
+
+    Args:
+        user_embedding: a layer from rows of users, integers of any shape, to vectors,
+            such as `keras.layers.Embedding`, `QREmbedding` or `MDEmbedding`.
+        movie_embedding: the same for movies, with vectors of the same length.
+        biases: whether each user and each movie has a bias, starting at zero.
+
+    Returns:
+        A `keras.Model`. Inputs: `{"user": ..., "movie": ...}`, int32 of shape
+        `(batch,)`. Output: ratings, float32 of shape `(batch, 1)`.
+
+    Raises:
+        ValueError: the two layers' vectors differ in length.
+
+    Example:
+        >>> import keras
+        >>> from memembed.models import dot_product_model
+        >>> users = keras.layers.Embedding(6040, 64)
+        >>> movies = keras.layers.Embedding(3706, 64)
+        >>> dot_product_model(users, movies).count_params()
+        623744
+    """
+    if user_embedding.output_dim != movie_embedding.output_dim:
+        raise ValueError(
+            "`user_embedding` and `movie_embedding` must have the same `output_dim`. "
+            f"Received: {user_embedding.output_dim} and {movie_embedding.output_dim}"
+        )
+    inputs = _inputs()
+    score = layers.Dot(axes=1, name="dot_product")(
+        [user_embedding(inputs["user"]), movie_embedding(inputs["movie"])]
+    )
+    if biases:
+        score = layers.Add(name="score")(
+            [
+                score,
+                *_bias_terms(
+                    inputs, user_embedding.input_dim, movie_embedding.input_dim
+                ),
+            ]
+        )
+    return keras.Model(inputs, _rating(score), name="dot_product_model")
+
+
+def bias_model(num_users, num_movies):
+    """Rate a movie by one number for the user and one for the movie.
+
+    The rating is `5 * sigmoid(user bias + movie bias)`: the floor that a model with
+    embeddings has to beat.
+
+    Args:
+        num_users: rows of the user biases.
+        num_movies: rows of the movie biases.
+
+    Returns:
+        A `keras.Model` with the inputs and the output of `dot_product_model`.
+
+    Example:
+        >>> from memembed.models import bias_model
+        >>> bias_model(6040, 3706).count_params()
+        9746
+    """
+    inputs = _inputs()
+    score = layers.Add(name="score")(_bias_terms(inputs, num_users, num_movies))
+    return keras.Model(inputs, _rating(score), name="bias_model")
+
+
+def _inputs():
+    return {
+        name: keras.Input(shape=(), dtype="int32", name=name)
+        for name in ("user", "movie")
+    }
+
+
+def _bias_terms(inputs, num_users, num_movies):
+    return [
+        layers.Embedding(size, 1, embeddings_initializer="zeros", name=f"{name}_bias")(
+            inputs[name]
+        )
+        for name, size in (("user", num_users), ("movie", num_movies))
+    ]
+
+
+def _rating(score):
+    probability = layers.Activation("sigmoid", name="sigmoid")(score)
+    return layers.Rescaling(MAX_RATING, name="rating")(probability)

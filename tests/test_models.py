@@ -1,0 +1,69 @@
+import keras
+import numpy as np
+import pytest
+
+from memembed.layers import MDEmbedding, QREmbedding
+from memembed.models import bias_model, dot_product_model
+
+INPUTS = {"user": np.array([0, 4, 2]), "movie": np.array([1, 1, 6])}
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def test_rating_is_the_dot_product_squashed():
+    rng = np.random.default_rng(0)
+    model = dot_product_model(
+        keras.layers.Embedding(5, 3), keras.layers.Embedding(7, 3)
+    )
+    users, movies = rng.normal(size=(5, 3)), rng.normal(size=(7, 3))
+    model.set_weights([users, movies])
+    scores = (users[INPUTS["user"]] * movies[INPUTS["movie"]]).sum(axis=1)
+    np.testing.assert_allclose(
+        model.predict(INPUTS, verbose=0)[:, 0], 5 * sigmoid(scores), rtol=1e-5
+    )
+
+
+def test_biases_are_added_to_the_score_and_start_at_zero():
+    users, movies = keras.layers.Embedding(5, 3), keras.layers.Embedding(7, 3)
+    model = dot_product_model(users, movies, biases=True)
+    assert model.count_params() == 5 * 4 + 7 * 4
+    plain = dot_product_model(users, movies).predict(INPUTS, verbose=0)
+    np.testing.assert_allclose(model.predict(INPUTS, verbose=0), plain, rtol=1e-6)
+    model.get_layer("user_bias").set_weights([np.full((5, 1), 0.5)])
+    model.get_layer("movie_bias").set_weights([np.full((7, 1), 0.25)])
+    scores = np.log(plain / (5 - plain))  # the sigmoid undone
+    np.testing.assert_allclose(
+        model.predict(INPUTS, verbose=0), 5 * sigmoid(scores + 0.75), rtol=1e-4
+    )
+
+
+def test_bias_model():
+    model = bias_model(5, 7)
+    assert model.count_params() == 12
+    users, movies = np.arange(5.0) / 10, np.arange(7.0) / 10
+    model.get_layer("user_bias").set_weights([users[:, None]])
+    model.get_layer("movie_bias").set_weights([movies[:, None]])
+    scores = users[INPUTS["user"]] + movies[INPUTS["movie"]]
+    np.testing.assert_allclose(
+        model.predict(INPUTS, verbose=0)[:, 0], 5 * sigmoid(scores), rtol=1e-6
+    )
+
+
+def test_the_keras_example_to_the_parameter(tmp_path):
+    model = dot_product_model(
+        QREmbedding(120 * 120, 64, num_buckets=120),
+        MDEmbedding([401, 1301, 2007], [64, 32, 16], 64, use_bias=True),
+    )
+    assert model.count_params() == 117_968
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_array_equal(
+        loaded.predict(INPUTS, verbose=0), model.predict(INPUTS, verbose=0)
+    )
+
+
+def test_embeddings_of_different_lengths_are_refused():
+    with pytest.raises(ValueError, match=r"same `output_dim`\. Received: 3 and 4"):
+        dot_product_model(keras.layers.Embedding(5, 3), keras.layers.Embedding(7, 4))

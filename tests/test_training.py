@@ -1,0 +1,148 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from memembed.data import prepare, synthetic_ratings
+from memembed.layers import MDEmbedding, QREmbedding
+from memembed.models import bias_model, dot_product_model
+from memembed.training import Result, comparison, evaluate, experiment, train
+
+
+@pytest.fixture(scope="module")
+def data():
+    return prepare(synthetic_ratings(num_users=60, num_movies=50, num_ratings=2000))
+
+
+def build():
+    return dot_product_model(
+        QREmbedding(60, 4), MDEmbedding([10, 40], [4, 2], 4), biases=True
+    )
+
+
+class Plain(keras.Model):
+    """Keras's own training step, with the entries of a sparse gradient added up."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def call(self, inputs):
+        return self.model(inputs)
+
+    def train_step(self, data):
+        inputs, ratings = data
+        with tf.GradientTape() as tape:
+            predictions = self(inputs)
+            loss = self.compute_loss(inputs, ratings, predictions)
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply(
+            [tf.convert_to_tensor(gradient) for gradient in gradients],
+            self.trainable_variables,
+        )
+        return self.compute_metrics(inputs, ratings, predictions)
+
+
+@pytest.mark.parametrize("batch_size", [128, 100, 4000])
+def test_train_equals_fit(data, batch_size):
+    # 1,600 ratings: 12 batches of 128 and a rest, 16 of 100, one of fewer than 4,000.
+    assert len(data.train) == 1600
+    keras.utils.set_random_seed(0)
+    model = build()
+    history = train(model, data, epochs=3, batch_size=batch_size, learning_rate=0.01)
+
+    keras.utils.set_random_seed(0)
+    expected = build()
+    plain = Plain(expected)
+    plain.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mse", "mae"])
+    expected_history = plain.fit(
+        data.train.inputs,
+        data.train.rating,
+        batch_size=batch_size,
+        epochs=3,
+        validation_data=(data.validation.inputs, data.validation.rating),
+        verbose=0,
+    ).history
+    for name, values in history.items():
+        np.testing.assert_allclose(values, expected_history[name], rtol=1e-4)
+    for ours, theirs in zip(model.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+def test_training_beats_the_mean(data):
+    result = experiment(
+        "biases",
+        lambda: bias_model(60, 50),
+        data,
+        epochs=20,
+        learning_rate=0.05,
+        batch_size=32,
+        verbose=False,
+    )
+    mean_error = np.mean((data.evaluation.rating - data.train.rating.mean()) ** 2)
+    assert result.mse < 0.95 * mean_error
+
+
+def test_evaluate(data):
+    model = bias_model(60, 50)
+    errors = 2.5 - data.evaluation.rating  # zero biases predict the middle
+    assert evaluate(model, data.evaluation) == pytest.approx(
+        {"mse": np.mean(errors**2), "mae": np.mean(np.abs(errors))}
+    )
+
+
+def test_experiment_is_reproducible_and_says_what_it_did(data, capsys):
+    first, again, other = (
+        experiment("QR and MD", build, data, seed=seed, epochs=1) for seed in (3, 3, 4)
+    )
+    assert first.mse == again.mse != other.mse
+    assert first.history == again.history
+    assert first.parameters == build().count_params()
+    assert first.mse == evaluate(first.model, data.evaluation)["mse"]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith(f"QR and MD: {first.parameters:,} parameters, MSE")
+
+
+def test_verbose_training_prints_a_line_per_epoch(data, capsys):
+    history = train(build(), data, epochs=2, verbose=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+    assert f"validation MSE {history['val_mse'][1]:.4f}" in lines[1]
+
+
+def test_training_is_silent_by_default(data, capsys):
+    train(build(), data, epochs=1)
+    assert capsys.readouterr().out == ""
+
+
+def test_comparison_of_single_runs():
+    results = [
+        Result("b", 1000, 0.8, 0.7, 2.0, 0, {}, None),
+        Result("a", 250, 0.9, 0.75, 1.0, 0, {}, None),
+    ]
+    table = comparison(results)
+    assert table.index.tolist() == ["b", "a"]
+    assert table.loc["b"].to_dict() == {
+        "parameters": 1000,
+        "weights, kB": 4,
+        "training, kB": 16,
+        "seconds": 2,
+        "MSE": 0.8,
+        "MAE": 0.7,
+    }
+
+
+def test_comparison_over_seeds():
+    results = [
+        Result("a", 250, mse, mse - 0.1, 1.0, seed, {}, None)
+        for seed, mse in enumerate([0.8, 0.9, 1.0])
+    ]
+    table = comparison([*results, Result("b", 250, 0.5, 0.4, 1.0, 0, {}, None)])
+    assert table.index.tolist() == ["a", "b"]
+    assert table.columns[-4:].tolist() == ["MSE", "MSE ±", "MAE", "MAE ±"]
+    row = table.loc["a"]
+    assert row[["MSE", "MSE ±", "MAE", "MAE ±"]].tolist() == pytest.approx(
+        [0.9, 0.1, 0.8, 0.1]
+    )
+    assert np.isnan(table.loc["b", "MSE ±"])
