@@ -1,0 +1,258 @@
+"""The figures of the chapters, in one style.
+
+Every function draws one figure and returns its `Axes`. The background is opaque, so
+that a figure reads the same on a light and on a dark page.
+"""
+
+import itertools
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import EngFormatter, PercentFormatter, StrMethodFormatter
+
+from memembed.sizing import fewest_buckets, qr_parameters
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
+BLUE, ORANGE, GREEN, PINK, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9"
+AMBER, GREY = "#e69f00", "#767676"
+PALETTE = [BLUE, ORANGE, GREEN, PINK, AMBER, SKY, GREY]
+
+
+def _new_axes():
+    # Not by plt.rc_context: in a notebook it would, on leaving, undo the interactive
+    # mode that the first figure sets up, and no other figure would be shown.
+    _, axes = plt.subplots(
+        figsize=(6.4, 3.6), dpi=120, facecolor="white", layout="constrained"
+    )
+    axes.set_prop_cycle(color=PALETTE)
+    axes.set_axisbelow(True)
+    axes.grid(color="#e0e0e0")
+    axes.spines[["right", "top"]].set_visible(False)
+    return axes
+
+
+def rating_histogram(ratings):
+    """Show how often each rating was given.
+
+    Args:
+        ratings: the ratings, an array or a column.
+    """
+    values, counts = np.unique(ratings, return_counts=True)
+    shares = counts / counts.sum()
+    axes = _new_axes()
+    bars = axes.bar(values, shares, width=0.7)
+    axes.bar_label(bars, [f"{share:.0%}" for share in shares], padding=2)
+    axes.set(xlabel="rating", ylabel="share of the ratings", xticks=values)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(visible=False, axis="x")
+    return axes
+
+
+def popularity(counts):
+    """Show how fast popularity falls from the most popular id to the rarest.
+
+    Args:
+        counts: a dict from a label to the counts of its ids, most popular first.
+    """
+    axes = _new_axes()
+    for label, values in counts.items():
+        values = np.asarray(values)
+        values = values[values > 0]  # a logarithm has no zero
+        axes.loglog(np.arange(1, len(values) + 1), values, label=label)
+    axes.set(xlabel="rank, most popular first", ylabel="training ratings")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.legend(frameon=False)
+    return axes
+
+
+def coverage(counts):
+    """Show what share of the ratings the most popular share of the ids takes.
+
+    Args:
+        counts: a dict from a label to the counts of its ids, most popular first.
+    """
+    axes = _new_axes()
+    for label, values in counts.items():
+        share = np.cumsum(values) / np.sum(values)
+        ids = np.arange(1, len(share) + 1) / len(share)
+        axes.plot(np.append(0, ids), np.append(0, share), label=label)
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="all alike")
+    axes.set(xlabel="most popular ids", ylabel="share of the ratings")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+    axes.legend(frameon=False)
+    return axes
+
+
+def learning_curves(histories):
+    """Show the training and the validation error, epoch by epoch.
+
+    Args:
+        histories: a dict from a label to what `memembed.training.train` returned.
+    """
+    axes = _new_axes()
+    for label, history in histories.items():
+        epochs = np.arange(1, len(history["mse"]) + 1)
+        (line,) = axes.plot(epochs, history["val_mse"], marker="o", label=label)
+        axes.plot(epochs, history["mse"], color=line.get_color(), linestyle=":")
+    axes.set(xlabel="epoch", ylabel="mean squared error", xticks=epochs)
+    axes.plot([], color=GREY, marker="o", label="validation")
+    axes.plot([], color=GREY, linestyle=":", label="training")
+    axes.legend(frameon=False)
+    return axes
+
+
+def memory(parts):
+    """Show what the memory of one model is spent on.
+
+    Args:
+        parts: a dict from a label to bytes.
+    """
+    axes = _new_axes()
+    bars = axes.barh(list(parts), list(parts.values()))
+    size = EngFormatter(unit="B", places=1)
+    axes.bar_label(bars, [size(value) for value in parts.values()], padding=4)
+    axes.invert_yaxis()
+    axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
+    axes.set_xlim(right=1.15 * max(parts.values()))
+    axes.grid(visible=False, axis="y")
+    return axes
+
+
+def quotient_remainder_grid(input_dim, num_buckets):
+    """Show every id in the cell of its quotient row and its remainder column.
+
+    Args:
+        input_dim: size of the vocabulary; small, because each id is written out.
+        num_buckets: rows of the remainder table.
+    """
+    quotients = -(-input_dim // num_buckets)
+    axes = _new_axes()
+    for i in range(input_dim):
+        quotient, remainder = divmod(i, num_buckets)
+        axes.text(remainder, quotient, str(i), ha="center", va="center")
+    axes.set(
+        xlabel="remainder: row of one table",
+        ylabel="quotient: row of the other",
+        xlim=(-0.5, num_buckets - 0.5),
+        ylim=(quotients - 0.5, -0.5),
+        xticks=range(num_buckets),
+        yticks=range(quotients),
+    )
+    axes.set_xticks(np.arange(num_buckets + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(quotients + 1) - 0.5, minor=True)
+    axes.grid(visible=False)
+    axes.grid(which="minor", color="#e0e0e0")
+    axes.tick_params(which="both", length=0)
+    return axes
+
+
+def bucket_rows(input_dim):
+    """Show how many rows the two tables have together, by the number of buckets.
+
+    Args:
+        input_dim: size of the vocabulary.
+    """
+    buckets = np.unique(np.geomspace(1, input_dim, 400).astype(int))
+    rows = [qr_parameters(input_dim, 1, int(m)) for m in buckets]
+    best = fewest_buckets(input_dim)
+    least = qr_parameters(input_dim, 1, best)
+    axes = _new_axes()
+    axes.loglog(buckets, rows)
+    axes.plot(best, least, "o", color=ORANGE)
+    axes.annotate(
+        f"{best} buckets: {least} rows",
+        (best, least),
+        xytext=(0, -16),
+        textcoords="offset points",
+        ha="center",
+        va="top",
+    )
+    axes.set(xlabel="buckets", ylabel="rows of both tables")
+    axes.set_ylim(bottom=least / 2.5)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    return axes
+
+
+def value_histograms(samples):
+    """Compare how the numbers of several arrays are spread.
+
+    Args:
+        samples: a dict from a label to an array, of any shape.
+    """
+    widest = max(np.abs(values).max() for values in samples.values())
+    bins = np.linspace(-widest, widest, 121)
+    axes = _new_axes()
+    for label, values in samples.items():
+        axes.hist(np.ravel(values), bins, density=True, histtype="step", label=label)
+    axes.set(xlabel="value", ylabel="density (log)", yscale="log")
+    axes.legend(frameon=False, loc="upper right")
+    return axes
+
+
+def blocks(counts, block_sizes, block_dims):
+    """Show the popularity curve cut into blocks, with the width of each.
+
+    Args:
+        counts: training counts by row, most popular first.
+        block_sizes: how many rows each block holds.
+        block_dims: width of each block's table.
+    """
+    counts = np.asarray(counts)
+    stops = np.cumsum(block_sizes)
+    axes = _new_axes()
+    axes.semilogy(np.maximum(counts, 0.5), color=GREY)
+    colours = itertools.cycle(PALETTE)
+    for stop, size, dim in zip(stops, block_sizes, block_dims, strict=True):
+        axes.axvspan(stop - size, stop, alpha=0.18, color=next(colours), linewidth=0)
+        axes.text(
+            stop - size / 2,
+            counts.max() * 1.3,
+            f"{size:,}\nrows of {dim}",
+            ha="center",
+            va="bottom",
+        )
+    axes.set(xlabel="row, most popular first", ylabel="training ratings")
+    axes.set_xlim(0, stops[-1])
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    return axes
+
+
+def size_and_error(results, metric="mae", highlight=()):
+    """Show the size of the models against their error: nearer the corner is better.
+
+    Results of one name, from several seeds, become one point at their mean, with a
+    bar from the least to the greatest.
+
+    Args:
+        results: `memembed.training.Result` objects.
+        metric: `"mae"` or `"mse"`.
+        highlight: names of the models to draw in a second colour.
+    """
+    groups = {}
+    for result in results:
+        groups.setdefault(result.name, []).append(result)
+    axes = _new_axes()
+    for name, group in groups.items():
+        errors = [getattr(result, metric) for result in group]
+        mean, size = np.mean(errors), group[0].weight_bytes
+        axes.errorbar(
+            size,
+            mean,
+            [[mean - min(errors)], [max(errors) - mean]],
+            fmt="o",
+            capsize=3,
+            color=ORANGE if name in highlight else BLUE,
+        )
+        axes.annotate(name, (size, mean), xytext=(7, 5), textcoords="offset points")
+    axes.set(
+        xscale="log",
+        xlabel="bytes of weights",
+        ylabel={"mae": "mean absolute error", "mse": "mean squared error"}[metric],
+    )
+    axes.margins(x=0.25, y=0.15)
+    axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
+    return axes

@@ -1,0 +1,109 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from memembed import plotting
+from memembed.training import Result
+
+
+@pytest.fixture(autouse=True)
+def drawn_without_warnings(recwarn):
+    """Draw every figure that a test made, and fail on a warning."""
+    plt.switch_backend("agg")
+    yield
+    for number in plt.get_fignums():
+        plt.figure(number).canvas.draw()
+    plt.close("all")
+    assert not recwarn.list
+
+
+def legend(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def result(name, parameters, mae, seed=0):
+    return Result(name, parameters, mae**2, mae, 1.0, seed, {}, None)
+
+
+def test_rating_histogram():
+    axes = plotting.rating_histogram(np.array([1, 5, 5, 3]))
+    assert [bar.get_height() for bar in axes.patches] == [0.25, 0.25, 0.5]
+    assert axes.get_xticks().tolist() == [1, 3, 5]
+
+
+def test_popularity_leaves_out_what_a_logarithm_cannot_show():
+    axes = plotting.popularity({"users": [9, 3, 1], "movies": [5, 1, 0]})
+    assert legend(axes) == ["users", "movies"]
+    assert axes.lines[0].get_ydata().tolist() == [9, 3, 1]
+    assert axes.lines[1].get_ydata().tolist() == [5, 1]
+
+
+def test_coverage_is_cumulative():
+    axes = plotting.coverage({"users": [6, 3, 1, 0]})
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [0, 0.6, 0.9, 1, 1])
+    np.testing.assert_allclose(axes.lines[0].get_xdata(), [0, 0.25, 0.5, 0.75, 1])
+
+
+def test_learning_curves():
+    history = {"mse": [3, 2], "val_mse": [4, 3], "mae": [1, 1], "val_mae": [1, 1]}
+    axes = plotting.learning_curves({"a": history, "b": history})
+    assert legend(axes) == ["a", "b", "validation", "training"]
+    assert axes.lines[0].get_ydata().tolist() == [4, 3]
+    assert axes.lines[1].get_ydata().tolist() == [3, 2]
+    assert axes.lines[0].get_color() == axes.lines[1].get_color()
+    assert axes.lines[0].get_color() != axes.lines[2].get_color()
+
+
+def test_memory():
+    axes = plotting.memory({"weights": 2_494_976, "slots": 4_989_952})
+    assert [bar.get_width() for bar in axes.patches] == [2_494_976, 4_989_952]
+    assert [text.get_text() for text in axes.texts] == ["2.5 MB", "5.0 MB"]
+
+
+def test_quotient_remainder_grid():
+    axes = plotting.quotient_remainder_grid(10, 4)
+    positions = {int(text.get_text()): text.get_position() for text in axes.texts}
+    assert positions == {i: (i % 4, i // 4) for i in range(10)}
+
+
+def test_bucket_rows_marks_the_fewest():
+    axes = plotting.bucket_rows(6040)
+    (line, point) = axes.lines
+    assert min(line.get_ydata()) == point.get_ydata()[0] == 156
+    assert axes.texts[0].get_text() == "78 buckets: 156 rows"
+
+
+def test_value_histograms():
+    rng = np.random.default_rng(0)
+    axes = plotting.value_histograms({"a": rng.normal(size=(50, 2)), "b": [0.5, -0.5]})
+    assert sorted(legend(axes)) == ["a", "b"]
+
+
+def test_blocks():
+    axes = plotting.blocks([90, 50, 4, 3, 1, 0], [2, 4], [64, 16])
+    labels = [text.get_text() for text in axes.texts]
+    assert labels == ["2\nrows of 64", "4\nrows of 16"]
+    assert [text.get_position()[0] for text in axes.texts] == [1, 4]
+    first, second = axes.patches
+    assert first.get_facecolor() != second.get_facecolor()
+
+
+def test_size_and_error_averages_over_seeds():
+    results = [
+        result("plain", 1000, 0.70, seed=0),
+        result("plain", 1000, 0.74, seed=1),
+        result("small", 10, 0.9),
+    ]
+    axes = plotting.size_and_error(results, highlight=["small"])
+    assert [text.get_text() for text in axes.texts] == ["plain", "small"]
+    np.testing.assert_allclose(
+        [text.xy for text in axes.texts], [(4000, 0.72), (40, 0.9)]
+    )
+    plain, small = (bar.lines[0].get_color() for bar in axes.containers)
+    assert (plain, small) == (plotting.BLUE, plotting.ORANGE)
+
+
+def test_size_and_error_in_squared_error():
+    axes = plotting.size_and_error([result("plain", 1000, 0.5)], metric="mse")
+    assert axes.texts[0].xy == (4000, 0.25)
+    assert axes.get_ylabel() == "mean squared error"
