@@ -111,7 +111,7 @@ def alpha_power_dims(block_counts, block_sizes, output_dim, alpha):
         block_sizes: how many ids each block holds.
         output_dim: width of the most popular block.
         alpha: 0 gives every block the same width, 1 a width in proportion to its
-            popularity; the paper finds values of about 0.3 best.
+            popularity.
 
     Returns:
         The widths, a list of ints.
@@ -125,7 +125,8 @@ def alpha_power_dims(block_counts, block_sizes, output_dim, alpha):
         [64, 33, 17]
 
     References:
-        Ginart et al., Mixed Dimension Embeddings, 2019, arXiv:1909.11810, section 4.
+        Ginart et al., Mixed Dimension Embeddings, 2019, arXiv:1909.11810, on
+        sizing blocks by a power of their popularity.
     """
     counts = np.asarray(block_counts, dtype="float64")
     sizes = np.asarray(block_sizes, dtype="float64")

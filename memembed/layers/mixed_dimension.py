@@ -58,7 +58,8 @@ class MDEmbedding(keras.layers.Layer):
 
     References:
         Ginart et al., Mixed Dimension Embeddings with Application to Memory-Efficient
-        Recommendation Systems, 2019, arXiv:1909.11810, section 3.
+        Recommendation Systems, 2019, arXiv:1909.11810, on the mixed dimension embedding
+        layer.
     """
 
     def __init__(
