@@ -40,7 +40,7 @@ book: $(INSTALLED) ## run every chapter and build the book
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
 test: $(INSTALLED) ## test the package, and run every chapter on stand-in data
-	$(STAND_IN) $(BIN)/python -m pytest -n $(WORKERS) --cov --nbmake chapters tests
+	$(STAND_IN) $(BIN)/python -m pytest -n $(WORKERS) --cov --nbmake chapters memembed tests
 
 test-book: $(INSTALLED) ## check the pages that `make book` built
 	$(BIN)/python -m pytest -m book tests/book

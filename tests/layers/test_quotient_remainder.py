@@ -81,6 +81,13 @@ def test_a_seeded_initializer_fills_the_two_tables_differently():
     assert not np.allclose(remainder, quotient)
 
 
+def test_any_callable_is_an_initializer():
+    layer = QREmbedding(
+        9, 2, embeddings_initializer=lambda shape, dtype: ops.ones(shape)
+    )
+    assert ops.convert_to_numpy(layer(np.arange(9))).tolist() == [[1, 1]] * 9
+
+
 def test_regularizer_and_constraint_reach_both_tables():
     layer = QREmbedding(
         9,
