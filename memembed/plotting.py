@@ -1,14 +1,19 @@
-"""The figures of the chapters, in one style.
+"""The figures and the tables of the chapters, in one style.
 
-Every function draws one figure and returns its `Axes`. The background is opaque, so
-that a figure reads the same on a light and on a dark page.
+Every function but `table` draws one figure and returns its `Axes`. The background is
+opaque, so that a figure reads the same on a light and on a dark page.
 """
 
 import itertools
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import EngFormatter, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import (
+    EngFormatter,
+    NullFormatter,
+    PercentFormatter,
+    StrMethodFormatter,
+)
 
 from memembed.sizing import fewest_buckets, qr_parameters
 
@@ -43,7 +48,7 @@ def rating_histogram(ratings):
     bars = axes.bar(values, shares, width=0.7)
     axes.bar_label(bars, [f"{share:.0%}" for share in shares], padding=2)
     axes.set(xlabel="rating", ylabel="share of the ratings", xticks=values)
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.grid(visible=False, axis="x")
     return axes
 
@@ -80,7 +85,7 @@ def coverage(counts):
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="all alike")
     axes.set(xlabel="most popular ids", ylabel="share of the ratings")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1))
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.legend(frameon=False)
     return axes
 
@@ -97,6 +102,10 @@ def learning_curves(histories):
         (line,) = axes.plot(epochs, history["val_mse"], marker="o", label=label)
         axes.plot(epochs, history["mse"], color=line.get_color(), linestyle=":")
     axes.set(xlabel="epoch", ylabel="mean squared error", xticks=epochs)
+    # The training error of the first epoch, an average over all that it learned, is
+    # so large that it would flatten the rest.
+    worst = max(max(history["val_mse"]) for history in histories.values())
+    axes.set_ylim(top=1.1 * worst)
     axes.plot([], color=GREY, marker="o", label="validation")
     axes.plot([], color=GREY, linestyle=":", label="training")
     axes.legend(frameon=False)
@@ -209,10 +218,11 @@ def blocks(counts, block_sizes, block_dims):
         axes.axvspan(stop - size, stop, alpha=0.18, color=next(colours), linewidth=0)
         axes.text(
             stop - size / 2,
-            counts.max() * 1.3,
-            f"{size:,}\nrows of {dim}",
+            1.02,
+            f"{size:,} rows,\n{dim} wide",
             ha="center",
             va="bottom",
+            transform=axes.get_xaxis_transform(),
         )
     axes.set(xlabel="row, most popular first", ylabel="training ratings")
     axes.set_xlim(0, stops[-1])
@@ -235,8 +245,9 @@ def size_and_error(results, metric="mae", highlight=()):
     groups = {}
     for result in results:
         groups.setdefault(result.name, []).append(result)
+    by_size = sorted(groups.items(), key=lambda item: item[1][0].parameters)
     axes = _new_axes()
-    for name, group in groups.items():
+    for i, (name, group) in enumerate(by_size):
         errors = [getattr(result, metric) for result in group]
         mean, size = np.mean(errors), group[0].weight_bytes
         axes.errorbar(
@@ -247,12 +258,34 @@ def size_and_error(results, metric="mae", highlight=()):
             capsize=3,
             color=ORANGE if name in highlight else BLUE,
         )
-        axes.annotate(name, (size, mean), xytext=(7, 5), textcoords="offset points")
+        side = -1 if i % 2 else 1  # in turn, so that neighbours' names stay apart
+        axes.annotate(
+            name,
+            (size, mean),
+            xytext=(7 * side, 5 * side),
+            textcoords="offset points",
+            ha="left" if side == 1 else "right",
+            va="center",
+        )
     axes.set(
         xscale="log",
         xlabel="bytes of weights",
         ylabel={"mae": "mean absolute error", "mse": "mean squared error"}[metric],
     )
-    axes.margins(x=0.25, y=0.15)
+    axes.margins(x=0.2, y=0.15)
     axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     return axes
+
+
+def table(frame):
+    """Show a table with its thousands set apart, and errors to four digits.
+
+    Args:
+        frame: a DataFrame, such as `memembed.training.comparison` returns.
+
+    Returns:
+        A pandas `Styler`, which a notebook displays.
+    """
+    style = frame.style.format(precision=4, thousands=",")
+    return style.set_table_attributes('class="dataframe"')  # what themes know

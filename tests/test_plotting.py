@@ -1,5 +1,6 @@
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 
 from memembed import plotting
@@ -82,7 +83,7 @@ def test_value_histograms():
 def test_blocks():
     axes = plotting.blocks([90, 50, 4, 3, 1, 0], [2, 4], [64, 16])
     labels = [text.get_text() for text in axes.texts]
-    assert labels == ["2\nrows of 64", "4\nrows of 16"]
+    assert labels == ["2 rows,\n64 wide", "4 rows,\n16 wide"]
     assert [text.get_position()[0] for text in axes.texts] == [1, 4]
     first, second = axes.patches
     assert first.get_facecolor() != second.get_facecolor()
@@ -95,11 +96,11 @@ def test_size_and_error_averages_over_seeds():
         result("small", 10, 0.9),
     ]
     axes = plotting.size_and_error(results, highlight=["small"])
-    assert [text.get_text() for text in axes.texts] == ["plain", "small"]
+    assert [text.get_text() for text in axes.texts] == ["small", "plain"]
     np.testing.assert_allclose(
-        [text.xy for text in axes.texts], [(4000, 0.72), (40, 0.9)]
+        [text.xy for text in axes.texts], [(40, 0.9), (4000, 0.72)]
     )
-    plain, small = (bar.lines[0].get_color() for bar in axes.containers)
+    small, plain = (bar.lines[0].get_color() for bar in axes.containers)
     assert (plain, small) == (plotting.BLUE, plotting.ORANGE)
 
 
@@ -107,3 +108,11 @@ def test_size_and_error_in_squared_error():
     axes = plotting.size_and_error([result("plain", 1000, 0.5)], metric="mse")
     assert axes.texts[0].xy == (4000, 0.25)
     assert axes.get_ylabel() == "mean squared error"
+
+
+def test_table():
+    frame = pd.DataFrame({"parameters": [623_744], "MSE": [0.74153]}, index=["plain"])
+    html = plotting.table(frame).to_html()
+    assert ">623,744<" in html
+    assert ">0.7415<" in html
+    assert 'class="dataframe"' in html
