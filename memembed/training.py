@@ -10,8 +10,6 @@ import tensorflow as tf
 
 from memembed.sizing import training_bytes
 
-VALIDATION_BATCH_SIZE = 8192
-
 
 @dataclass(frozen=True)
 class Result:
@@ -73,13 +71,14 @@ def train(model, data, *, epochs=3, batch_size=128, learning_rate=1e-3, verbose=
         metrics=["mse", "mae"],
         jit_compile=True,
     )
+    loop.create_variables(data.train)
     history = loop.fit(
         data.train.inputs,
         data.train.rating,
         batch_size=len(data.train),
         epochs=epochs,
         validation_data=(data.validation.inputs, data.validation.rating),
-        validation_batch_size=VALIDATION_BATCH_SIZE,
+        validation_batch_size=len(data.validation),
         callbacks=[EpochLine()] if verbose else None,
         verbose=0,
     ).history
@@ -107,6 +106,13 @@ class EpochLoop(keras.Model):
 
     def call(self, inputs, training=None):
         return self.model(inputs, training=training)
+
+    def create_variables(self, examples):
+        """Create the slots and the metrics: else the loop would be traced twice."""
+        self.optimizer.build(self.model.trainable_variables)
+        first = {name: rows[:1] for name, rows in examples.inputs.items()}
+        self.compute_metrics(first, examples.rating[:1], self(first))
+        self.reset_metrics()
 
     def train_step(self, data):
         count = tf.shape(data[1])[0]

@@ -1,6 +1,9 @@
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import memembed
@@ -37,3 +40,20 @@ def test_the_layers_load_nothing_but_keras():
 @pytest.mark.parametrize("module", ["sizing", "data"])
 def test_sizing_and_data_do_not_load_keras(module):
     assert "keras" not in loaded(f"import memembed.{module}")
+
+
+def test_the_readme_example_runs():
+    readme = Path(__file__).resolve().parents[1] / "README.md"
+    (example,) = re.findall(
+        r"```python\n(.*?)```", readme.read_text("utf-8"), re.DOTALL
+    )
+    names = {}
+    exec(example, names)
+    model = names["model"]
+    counts = [
+        layer.count_params() for layer in model.layers if "embedding" in layer.name
+    ]
+    assert counts == [64_000, 1_000 * 32 + 99_000 * 4 + 4 * 32]
+    ids = {"user": np.array([0, 999_999]), "item": np.array([99_999, 0])}
+    model.fit(ids, np.array([1.0, 0.0]), verbose=0)
+    assert np.isfinite(model.predict(ids, verbose=0)).all()
