@@ -3,13 +3,18 @@
 import itertools
 
 import keras
-from keras import constraints, initializers, ops, regularizers
+from keras import initializers, ops
 
-from memembed.layers._common import as_ids, check_size, split_initializer
+from memembed.layers._common import (
+    CompressedEmbedding,
+    as_ids,
+    check_size,
+    split_initializer,
+)
 
 
 @keras.saving.register_keras_serializable(package="memembed")
-class MDEmbedding(keras.layers.Layer):
+class MDEmbedding(CompressedEmbedding):
     """Embedding whose rare ids have narrower rows than its popular ones.
 
     The ids are cut, in order, into blocks. Block `b` has a table of its own,
@@ -75,8 +80,14 @@ class MDEmbedding(keras.layers.Layer):
         mask_zero=False,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        self.output_dim = check_size("output_dim", output_dim)
+        super().__init__(
+            output_dim,
+            embeddings_initializer,
+            embeddings_regularizer,
+            embeddings_constraint,
+            mask_zero,
+            **kwargs,
+        )
         self.block_sizes = _check_sizes("block_sizes", block_sizes)
         self.block_dims = _check_sizes("block_dims", block_dims)
         if len(self.block_sizes) != len(self.block_dims):
@@ -91,50 +102,25 @@ class MDEmbedding(keras.layers.Layer):
             )
         self.input_dim = sum(self.block_sizes)
         self.use_bias = use_bias
-        self.embeddings_initializer = initializers.get(embeddings_initializer)
-        self.embeddings_regularizer = regularizers.get(embeddings_regularizer)
-        self.embeddings_constraint = constraints.get(embeddings_constraint)
         self.projection_initializer = initializers.get(projection_initializer)
-        self.mask_zero = mask_zero
-        self.supports_masking = mask_zero
-        self.autocast = False  # float16 could not hold ids past 2048
 
-        blocks = len(self.block_sizes)
-        self.tables = [
-            keras.layers.Embedding(
-                input_dim=size,
-                output_dim=dim,
-                embeddings_initializer=table_initializer,
-                embeddings_regularizer=self.embeddings_regularizer,
-                embeddings_constraint=self.embeddings_constraint,
-                dtype=self.dtype_policy,
-                name=f"block_{b}",
-            )
-            for b, (size, dim, table_initializer) in enumerate(
-                zip(
-                    self.block_sizes,
-                    self.block_dims,
-                    split_initializer(self.embeddings_initializer, blocks),
-                    strict=True,
-                )
-            )
-        ]
+        shapes = zip(self.block_sizes, self.block_dims, strict=True)
+        self.tables = self.make_tables(
+            {f"block_{b}": shape for b, shape in enumerate(shapes)}
+        )
+        different = split_initializer(self.projection_initializer, len(self.block_dims))
         self.projections = [
             keras.layers.Dense(
                 self.output_dim,
                 use_bias=use_bias,
-                kernel_initializer=kernel_initializer,
+                kernel_initializer=initializer,
                 dtype=self.dtype_policy,
                 name=f"projection_{b}",
             )
             if dim < self.output_dim
             else None
-            for b, (dim, kernel_initializer) in enumerate(
-                zip(
-                    self.block_dims,
-                    split_initializer(self.projection_initializer, blocks),
-                    strict=True,
-                )
+            for b, (dim, initializer) in enumerate(
+                zip(self.block_dims, different, strict=True)
             )
         ]
 
@@ -161,30 +147,15 @@ class MDEmbedding(keras.layers.Layer):
             embeddings = ops.where(ops.expand_dims(in_block, -1), rows, embeddings)
         return embeddings
 
-    def compute_mask(self, inputs, mask=None):
-        return ops.not_equal(inputs, 0) if self.mask_zero else None
-
-    def compute_output_shape(self, input_shape):
-        return (*input_shape, self.output_dim)
-
     def get_config(self):
         return {
             **super().get_config(),
             "block_sizes": self.block_sizes,
             "block_dims": self.block_dims,
-            "output_dim": self.output_dim,
             "use_bias": self.use_bias,
-            "embeddings_initializer": initializers.serialize(
-                self.embeddings_initializer
-            ),
-            "embeddings_regularizer": regularizers.serialize(
-                self.embeddings_regularizer
-            ),
-            "embeddings_constraint": constraints.serialize(self.embeddings_constraint),
             "projection_initializer": initializers.serialize(
                 self.projection_initializer
             ),
-            "mask_zero": self.mask_zero,
         }
 
 

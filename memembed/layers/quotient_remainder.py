@@ -3,15 +3,15 @@
 import math
 
 import keras
-from keras import constraints, initializers, ops, regularizers
+from keras import ops
 
-from memembed.layers._common import as_ids, check_size, split_initializer
+from memembed.layers._common import CompressedEmbedding, as_ids, check_size
 
 COMBINERS = ("multiply", "add", "concatenate")
 
 
 @keras.saving.register_keras_serializable(package="memembed")
-class QREmbedding(keras.layers.Layer):
+class QREmbedding(CompressedEmbedding):
     """Embedding that combines two small tables instead of storing one row per id.
 
     An id `i` is split into a quotient and a remainder, `i = q * num_buckets + r`. Each
@@ -78,9 +78,15 @@ class QREmbedding(keras.layers.Layer):
         mask_zero=False,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(
+            output_dim,
+            embeddings_initializer,
+            embeddings_regularizer,
+            embeddings_constraint,
+            mask_zero,
+            **kwargs,
+        )
         self.input_dim = check_size("input_dim", input_dim)
-        self.output_dim = check_size("output_dim", output_dim)
         if num_buckets is None:
             num_buckets = math.isqrt(self.input_dim - 1) + 1
         self.num_buckets = check_size("num_buckets", num_buckets)
@@ -95,31 +101,11 @@ class QREmbedding(keras.layers.Layer):
                 f"each table holds half of it. Received: output_dim={output_dim!r}"
             )
         self.combiner = combiner
-        self.embeddings_initializer = initializers.get(embeddings_initializer)
-        self.embeddings_regularizer = regularizers.get(embeddings_regularizer)
-        self.embeddings_constraint = constraints.get(embeddings_constraint)
-        self.mask_zero = mask_zero
-        self.supports_masking = mask_zero
-        self.autocast = False  # float16 could not hold ids past 2048
 
-        rows = (self.num_buckets, -(-self.input_dim // self.num_buckets))
         width = self.output_dim // 2 if combiner == "concatenate" else self.output_dim
-        self.remainder_table, self.quotient_table = (
-            keras.layers.Embedding(
-                input_dim=size,
-                output_dim=width,
-                embeddings_initializer=table_initializer,
-                embeddings_regularizer=self.embeddings_regularizer,
-                embeddings_constraint=self.embeddings_constraint,
-                dtype=self.dtype_policy,
-                name=name,
-            )
-            for name, size, table_initializer in zip(
-                ("remainder", "quotient"),
-                rows,
-                split_initializer(self.embeddings_initializer, 2),
-                strict=True,
-            )
+        quotients = -(-self.input_dim // self.num_buckets)
+        self.remainder_table, self.quotient_table = self.make_tables(
+            {"remainder": (self.num_buckets, width), "quotient": (quotients, width)}
         )
 
     def build(self, input_shape=None):
@@ -145,25 +131,10 @@ class QREmbedding(keras.layers.Layer):
             return remainder + quotient
         return ops.concatenate([remainder, quotient], axis=-1)
 
-    def compute_mask(self, inputs, mask=None):
-        return ops.not_equal(inputs, 0) if self.mask_zero else None
-
-    def compute_output_shape(self, input_shape):
-        return (*input_shape, self.output_dim)
-
     def get_config(self):
         return {
             **super().get_config(),
             "input_dim": self.input_dim,
-            "output_dim": self.output_dim,
             "num_buckets": self.num_buckets,
             "combiner": self.combiner,
-            "embeddings_initializer": initializers.serialize(
-                self.embeddings_initializer
-            ),
-            "embeddings_regularizer": regularizers.serialize(
-                self.embeddings_regularizer
-            ),
-            "embeddings_constraint": constraints.serialize(self.embeddings_constraint),
-            "mask_zero": self.mask_zero,
         }
