@@ -246,6 +246,8 @@ def size_and_error(results, metric="mae", highlight=()):
     for result in results:
         groups.setdefault(result.name, []).append(result)
     by_size = sorted(groups.items(), key=lambda item: item[1][0].parameters)
+    sizes = [group[0].weight_bytes for _, group in by_size]
+    middle = np.sqrt(sizes[0] * sizes[-1])
     axes = _new_axes()
     for i, (name, group) in enumerate(by_size):
         errors = [getattr(result, metric) for result in group]
@@ -258,7 +260,9 @@ def size_and_error(results, metric="mae", highlight=()):
             capsize=3,
             color=ORANGE if name in highlight else BLUE,
         )
-        side = -1 if i % 2 else 1  # in turn, so that neighbours' names stay apart
+        # To either side in turn, so that neighbours' names stay apart, but not into
+        # the axis on the left.
+        side = -1 if i % 2 and size > middle else 1
         axes.annotate(
             name,
             (size, mean),
@@ -287,5 +291,5 @@ def table(frame):
     Returns:
         A pandas `Styler`, which a notebook displays.
     """
-    style = frame.style.format(precision=4, thousands=",")
+    style = frame.style.format(precision=4, thousands=",").format_index(precision=2)
     return style.set_table_attributes('class="dataframe"')  # what themes know

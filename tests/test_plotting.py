@@ -104,6 +104,13 @@ def test_size_and_error_averages_over_seeds():
     assert (plain, small) == (plotting.BLUE, plotting.ORANGE)
 
 
+def test_size_and_error_names_neighbours_on_either_side_but_not_into_the_axis():
+    results = [result(str(i), 2**i, 0.5) for i in range(6)]
+    axes = plotting.size_and_error(results)
+    sides = [text.get_horizontalalignment() for text in axes.texts]
+    assert sides == ["left", "left", "left", "right", "left", "right"]
+
+
 def test_size_and_error_in_squared_error():
     axes = plotting.size_and_error([result("plain", 1000, 0.5)], metric="mse")
     assert axes.texts[0].xy == (4000, 0.25)
@@ -111,8 +118,9 @@ def test_size_and_error_in_squared_error():
 
 
 def test_table():
-    frame = pd.DataFrame({"parameters": [623_744], "MSE": [0.74153]}, index=["plain"])
+    frame = pd.DataFrame({"parameters": [623_744], "MSE": [0.74153]}, index=[0.3])
     html = plotting.table(frame).to_html()
+    assert ">0.30<" in html
     assert ">623,744<" in html
     assert ">0.7415<" in html
     assert 'class="dataframe"' in html
