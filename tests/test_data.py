@@ -252,7 +252,6 @@ class TestReadRatings:
         ratings = read_ratings(io.BytesIO(line))
         assert ratings.values.tolist() == [[2**31 - 1, 2**31 - 1, 5]]
 
-    @settings(deadline=None)
     @given(
         st.lists(
             st.from_regex(rb"[1-9][0-9]{0,3}::[1-9]::[1-5]::[0-9]{1,3}", fullmatch=True)
@@ -374,7 +373,7 @@ class TestSyntheticRatings:
         assert small_ratings().equals(small_ratings())
         assert not small_ratings().equals(small_ratings(seed=1))
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(st.integers(1, 30), st.integers(1, 30), st.floats(0, 1), st.integers(0, 9))
     def test_any_size(self, num_users, num_movies, fullness, seed):
         least_active = min(20, num_movies)
@@ -799,7 +798,6 @@ class TestVocabulary:
         with pytest.raises(ValueError, match=r"not in the vocabulary: 'd', 'e'$"):
             vocabulary.encode(make(["a", "d", "e"]))
 
-    @settings(deadline=None)
     @given(
         st.lists(st.integers(-(2**40), 2**40), min_size=1)
         | st.lists(st.text("abcé", max_size=3), min_size=1)

@@ -23,7 +23,7 @@ def test_the_numbers_of_the_keras_example():
     assert md_parameters([401, 1301, 2007], [64, 32, 16], 64, use_bias=True) == 102_608
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(input_dim=sizes, width=sizes, buckets=st.none() | sizes, data=st.data())
 def test_qr_parameters_are_those_of_the_layer(input_dim, width, buckets, data):
     combiner = data.draw(st.sampled_from(["multiply", "add", "concatenate"]))
@@ -33,7 +33,7 @@ def test_qr_parameters_are_those_of_the_layer(input_dim, width, buckets, data):
     assert qr_parameters(*arguments) == layer.count_params()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     blocks=st.lists(st.tuples(sizes, st.integers(1, 8)), min_size=1, max_size=4),
     use_bias=st.booleans(),
