@@ -1,5 +1,6 @@
 """Train a rating model, evaluate it, and keep what a comparison needs of it."""
 
+import contextlib
 import time
 from dataclasses import dataclass, field
 
@@ -72,17 +73,37 @@ def train(model, data, *, epochs=3, batch_size=128, learning_rate=1e-3, verbose=
         jit_compile=True,
     )
     loop.create_variables(data.train)
-    history = loop.fit(
-        data.train.inputs,
-        data.train.rating,
-        batch_size=len(data.train),
-        epochs=epochs,
-        validation_data=(data.validation.inputs, data.validation.rating),
-        validation_batch_size=len(data.validation),
-        callbacks=[EpochLine()] if verbose else None,
-        verbose=0,
-    ).history
+    with _no_retracing_warning():
+        history = loop.fit(
+            data.train.inputs,
+            data.train.rating,
+            batch_size=len(data.train),
+            epochs=epochs,
+            validation_data=(data.validation.inputs, data.validation.rating),
+            validation_batch_size=len(data.validation),
+            callbacks=[EpochLine()] if verbose else None,
+            verbose=0,
+        ).history
     return {name: history[name] for name in ("mse", "mae", "val_mse", "val_mae")}
+
+
+@contextlib.contextmanager
+def _no_retracing_warning():
+    """Keep TensorFlow from taking several models in a row for a mistake.
+
+    Each is traced once and called a few times, an epoch at a time. That looks to it
+    like one function that is traced again and again.
+    """
+
+    def other(record):
+        return "triggered tf.function retracing" not in record.getMessage()
+
+    logger = tf.get_logger()
+    logger.addFilter(other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(other)
 
 
 class EpochLoop(keras.Model):

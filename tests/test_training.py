@@ -116,6 +116,16 @@ def test_training_is_silent_by_default(data, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_many_models_in_a_row_train_without_a_warning(data, caplog, monkeypatch):
+    logger = tf.get_logger()
+    monkeypatch.setattr(logger, "propagate", True)  # for caplog to hear it
+    for _ in range(6):
+        train(bias_model(60, 50), data, epochs=1)
+    assert caplog.messages == []
+    logger.warning("another warning")
+    assert caplog.messages == ["another warning"]
+
+
 def test_comparison_of_single_runs():
     results = [
         Result("b", 1000, 0.8, 0.7, 2.0, 0, {}, None),
