@@ -14,6 +14,7 @@ from matplotlib.ticker import (
     PercentFormatter,
     StrMethodFormatter,
 )
+from matplotlib.transforms import Bbox
 
 from memembed.sizing import fewest_buckets, qr_parameters
 
@@ -245,11 +246,9 @@ def size_and_error(results, metric="mae", highlight=()):
     groups = {}
     for result in results:
         groups.setdefault(result.name, []).append(result)
-    by_size = sorted(groups.items(), key=lambda item: item[1][0].parameters)
-    sizes = [group[0].weight_bytes for _, group in by_size]
-    middle = np.sqrt(sizes[0] * sizes[-1])
     axes = _new_axes()
-    for i, (name, group) in enumerate(by_size):
+    points = {}
+    for name, group in groups.items():
         errors = [getattr(result, metric) for result in group]
         mean, size = np.mean(errors), group[0].weight_bytes
         axes.errorbar(
@@ -260,17 +259,7 @@ def size_and_error(results, metric="mae", highlight=()):
             capsize=3,
             color=ORANGE if name in highlight else BLUE,
         )
-        # To either side in turn, so that neighbours' names stay apart, but not into
-        # the axis on the left.
-        side = -1 if i % 2 and size > middle else 1
-        axes.annotate(
-            name,
-            (size, mean),
-            xytext=(7 * side, 5 * side),
-            textcoords="offset points",
-            ha="left" if side == 1 else "right",
-            va="center",
-        )
+        points[name] = (size, mean)
     axes.set(
         xscale="log",
         xlabel="bytes of weights",
@@ -279,7 +268,34 @@ def size_and_error(results, metric="mae", highlight=()):
     axes.margins(x=0.2, y=0.15)
     axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
     axes.xaxis.set_minor_formatter(NullFormatter())
+    _name_points(axes, points)
     return axes
+
+
+def _name_points(axes, points):
+    """Write a name beside each point, on the first side where it covers nothing."""
+    axes.figure.draw_without_rendering()  # so that places on the page are known
+    dots = axes.transData.transform(list(points.values()))
+    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in dots]
+    page = axes.get_window_extent()
+    for name, point in points.items():
+        for up, right in itertools.product((5, -5, 15, -15), (7, -7)):
+            text = axes.annotate(
+                name,
+                point,
+                xytext=(right, up),
+                textcoords="offset points",
+                ha="left" if right > 0 else "right",
+                va="center",
+            )
+            box = text.get_window_extent()
+            inside = page.x0 <= box.x0 and box.x1 <= page.x1
+            if inside and not any(box.overlaps(other) for other in taken):
+                break
+            text.remove()
+        else:
+            axes.add_artist(text)  # covered on every side: the last will have to do
+        taken.append(box)
 
 
 def table(frame):

@@ -96,19 +96,34 @@ def test_size_and_error_averages_over_seeds():
         result("small", 10, 0.9),
     ]
     axes = plotting.size_and_error(results, highlight=["small"])
-    assert [text.get_text() for text in axes.texts] == ["small", "plain"]
+    assert [text.get_text() for text in axes.texts] == ["plain", "small"]
     np.testing.assert_allclose(
-        [text.xy for text in axes.texts], [(40, 0.9), (4000, 0.72)]
+        [text.xy for text in axes.texts], [(4000, 0.72), (40, 0.9)]
     )
-    small, plain = (bar.lines[0].get_color() for bar in axes.containers)
+    plain, small = (bar.lines[0].get_color() for bar in axes.containers)
     assert (plain, small) == (plotting.BLUE, plotting.ORANGE)
 
 
-def test_size_and_error_names_neighbours_on_either_side_but_not_into_the_axis():
-    results = [result(str(i), 2**i, 0.5) for i in range(6)]
+def test_size_and_error_writes_no_name_over_another_or_past_the_axes():
+    errors = [(9_746, 0.7198), (117_968, 0.7209), (116_952, 0.7017), (623_744, 0.677)]
+    errors += [(120_000, 0.7215), (600_000, 0.6775)]
+    results = [
+        result(f"a name, number {i}", parameters, mae)
+        for i, (parameters, mae) in enumerate(errors)
+    ]
     axes = plotting.size_and_error(results)
-    sides = [text.get_horizontalalignment() for text in axes.texts]
-    assert sides == ["left", "left", "left", "right", "left", "right"]
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == len(results)
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:i])
+        assert axes.bbox.x0 <= box.x0
+        assert box.x1 <= axes.bbox.x1
+
+
+def test_size_and_error_names_even_points_that_coincide():
+    results = [result(name, 1000, 0.7) for name in "abcdef"]
+    texts = plotting.size_and_error(results).texts
+    assert [text.get_text() for text in texts] == list("abcdef")
 
 
 def test_size_and_error_in_squared_error():
