@@ -51,7 +51,7 @@ def train(model, data, *, epochs=3, batch_size=128, learning_rate=1e-3, verbose=
     """Fit `model` on the training split with Adam and the squared error.
 
     The defaults are the settings of the Keras example. The result is that of
-    `model.compile` and `model.fit` with these settings, some three times sooner.
+    `model.compile` and `model.fit` with these settings, sooner: see `EpochLoop`.
 
     Args:
         model: a rating model of `memembed.models`.
