@@ -117,7 +117,7 @@ class EpochLoop(keras.Model):
     One thing differs from plain `fit`: on TensorFlow, Keras hands Adam a sparse
     gradient, in which a row that the batch looks up twice has two entries, and Adam
     adds up their squares. Here they are added before they are squared, as on JAX and
-    Torch. The error of the trained model is the same but for noise.
+    Torch. The trained model's error changes by far less than it does between seeds.
     """
 
     def __init__(self, model, batch_size):
