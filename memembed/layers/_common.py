@@ -1,44 +1,52 @@
 """What the embedding layers share."""
 
-import operator
-
 import keras
-from keras import constraints, initializers, ops, regularizers
+import numpy as np
+from keras import constraints, dtype_policies, initializers, ops, regularizers
+
+from memembed._checks import check_size
+
+INT32_IDS = 2**31  # how many ids int32 can tell apart
 
 
-def check_size(name, value):
-    """Return `value` as a Python int.
+def known_ids(inputs, input_dim):
+    """Return which ids are in the vocabulary, and the ids with 0 in place of others.
 
     Args:
-        name: the argument's name, for the error.
-        value: what was received for it.
+        inputs: ids of any dtype. Floats are truncated, as in `keras.layers.Embedding`.
+        input_dim: size of the vocabulary.
 
-    Raises:
-        TypeError: `value` is not an integer. A bool does not count as one.
-        ValueError: `value` is not positive.
-    """
-    message = f"`{name}` must be a positive integer. Received: {name}={value!r}"
-    if isinstance(value, bool):
-        raise TypeError(message)
-    try:
-        size = operator.index(value)
-    except TypeError:
-        raise TypeError(message) from None
-    if size <= 0:
-        raise ValueError(message)
-    return size
-
-
-def as_ids(inputs):
-    """Return `inputs` as int32 or int64, the dtypes that tables are looked up with.
-
-    A narrower integer could not hold the sizes that ids are compared with. Floats are
-    truncated, as in `keras.layers.Embedding`.
+    Returns:
+        A boolean tensor, and the ids as int32, or int64 if int32 could not hold them.
     """
     inputs = ops.convert_to_tensor(inputs)
-    if keras.backend.standardize_dtype(inputs.dtype) in ("int32", "int64"):
-        return inputs
-    return ops.cast(inputs, "int32")
+    dtype = keras.backend.standardize_dtype(inputs.dtype)
+    if dtype == "bool":
+        inputs, dtype = ops.cast(inputs, "int32"), "int32"
+    elif "float" in dtype:
+        # float16 could not be compared with a large size. And an id that no integer
+        # holds, NaN among them, would become any: each backend casts it in its own way.
+        inputs = ops.cast(inputs, "float64" if dtype == "float64" else "float32")
+        dtype = "int32" if input_dim <= INT32_IDS else "int64"
+        castable = ops.abs(inputs) < 2.0 ** (np.iinfo(dtype).bits - 1)
+        inputs = ops.cast(ops.where(castable, inputs, -1), dtype)
+    # Compared in their own dtype, because a cast could turn one id into another.
+    last = min(input_dim - 1, np.iinfo(dtype).max)
+    known = ops.logical_and(inputs >= 0, inputs <= last)
+    ids = ops.where(known, inputs, ops.zeros_like(inputs))
+    return known, ops.cast(ids, "int32" if input_dim <= INT32_IDS else "int64")
+
+
+def table_of(embedding):
+    """Return the table of a `keras.layers.Embedding`, or an array, as an array."""
+    if not isinstance(embedding, keras.layers.Embedding):
+        return np.asarray(embedding)
+    if not embedding.built or embedding.quantization_mode is not None:
+        raise ValueError(
+            "`embedding` must have been built, and not be quantised. "
+            f"Received: embedding={embedding!r}"
+        )
+    return ops.convert_to_numpy(embedding.embeddings)
 
 
 def split_initializer(initializer, count):
@@ -62,8 +70,7 @@ def split_initializer(initializer, count):
 class CompressedEmbedding(keras.layers.Layer):
     """The part of a layer that does not depend on how it saves memory.
 
-    It holds the arguments of `keras.layers.Embedding`, which its subclasses pass on to
-    the tables they are made of.
+    A subclass sets `input_dim` and `tables`, and defines `look_up`.
     """
 
     def __init__(
@@ -84,6 +91,11 @@ class CompressedEmbedding(keras.layers.Layer):
         self.supports_masking = mask_zero
         self.autocast = False  # float16 could not hold ids past 2048
 
+    @property
+    def parts(self):
+        """The layers that this one is made of."""
+        return self.tables
+
     def make_tables(self, shapes):
         """Return a list of tables, from a dict of their names and shapes."""
         different = split_initializer(self.embeddings_initializer, len(shapes))
@@ -102,6 +114,35 @@ class CompressedEmbedding(keras.layers.Layer):
             )
         ]
 
+    def build(self, input_shape=None):
+        # JAX has no 64-bit integers until it is told to.
+        widest = ops.convert_to_tensor(np.int64(0)).dtype
+        if self.input_dim > INT32_IDS and "64" not in str(widest):
+            raise ValueError(
+                "An `input_dim` past 2**31 needs 64-bit ids. On JAX, turn them on "
+                "first: jax.config.update('jax_enable_x64', True). "
+                f"Received: input_dim={self.input_dim}"
+            )
+        for table in self.tables:
+            table.build()
+        self.built = True
+
+    def __call__(self, inputs, *args, **kwargs):
+        # JAX would cut 64-bit ids to 32 bits, so that 2**32 + 5 became 5.
+        if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "iu":
+            least = max(-1, np.iinfo(inputs.dtype).min)
+            most = min(self.input_dim, np.iinfo(inputs.dtype).max)
+            inputs = inputs.clip(least, most).astype("int64")
+        return super().__call__(inputs, *args, **kwargs)
+
+    def call(self, inputs):
+        known, ids = known_ids(inputs, self.input_dim)
+        return ops.where(ops.expand_dims(known, -1), self.look_up(ids), float("nan"))
+
+    def look_up(self, ids):
+        """Return the embeddings of ids that are all in the vocabulary."""
+        raise NotImplementedError
+
     def compute_mask(self, inputs, mask=None):
         return ops.not_equal(inputs, 0) if self.mask_zero else None
 
@@ -109,7 +150,7 @@ class CompressedEmbedding(keras.layers.Layer):
         return (*input_shape, self.output_dim)
 
     def get_config(self):
-        return {
+        config = {
             **super().get_config(),
             "output_dim": self.output_dim,
             "embeddings_initializer": initializers.serialize(
@@ -121,3 +162,28 @@ class CompressedEmbedding(keras.layers.Layer):
             "embeddings_constraint": constraints.serialize(self.embeddings_constraint),
             "mask_zero": self.mask_zero,
         }
+        # What `quantize` did to the parts. They are not in the config themselves, and
+        # a layer made from it has to expect their quantised weights.
+        quantized = {
+            part.name: {
+                "dtype": dtype_policies.serialize(part.dtype_policy),
+                "config": keras.saving.serialize_keras_object(part.quantization_config),
+            }
+            for part in self.parts
+            if part.quantization_mode is not None
+        }
+        return {**config, "quantized": quantized} if quantized else config
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        quantized = config.pop("quantized", {})
+        layer = super().from_config(config)
+        for part in layer.parts:
+            if part.name in quantized:
+                how = quantized[part.name]
+                part.dtype_policy = dtype_policies.deserialize(how["dtype"])
+                part.quantization_config = keras.saving.deserialize_keras_object(
+                    how["config"]
+                )
+        return layer

@@ -5,12 +5,9 @@ import itertools
 import keras
 from keras import initializers, ops
 
-from memembed.layers._common import (
-    CompressedEmbedding,
-    as_ids,
-    check_size,
-    split_initializer,
-)
+from memembed._checks import check_sizes, md_shapes
+from memembed.layers._common import CompressedEmbedding, split_initializer, table_of
+from memembed.layers._factorize import as_weights, check_table, low_rank
 
 
 @keras.saving.register_keras_serializable(package="memembed")
@@ -88,23 +85,12 @@ class MDEmbedding(CompressedEmbedding):
             mask_zero,
             **kwargs,
         )
-        self.block_sizes = _check_sizes("block_sizes", block_sizes)
-        self.block_dims = _check_sizes("block_dims", block_dims)
-        if len(self.block_sizes) != len(self.block_dims):
-            raise ValueError(
-                "`block_sizes` and `block_dims` must have the same length. "
-                f"Received: block_sizes={block_sizes!r}, block_dims={block_dims!r}"
-            )
-        if max(self.block_dims) > self.output_dim:
-            raise ValueError(
-                "No block may be wider than `output_dim`. "
-                f"Received: block_dims={block_dims!r}, output_dim={output_dim!r}"
-            )
+        shapes = md_shapes(block_sizes, block_dims, output_dim)
+        self.block_sizes, self.block_dims = map(list, zip(*shapes, strict=True))
         self.input_dim = sum(self.block_sizes)
         self.use_bias = use_bias
         self.projection_initializer = initializers.get(projection_initializer)
 
-        shapes = zip(self.block_sizes, self.block_dims, strict=True)
         self.tables = self.make_tables(
             {f"block_{b}": shape for b, shape in enumerate(shapes)}
         )
@@ -124,27 +110,107 @@ class MDEmbedding(CompressedEmbedding):
             )
         ]
 
-    def build(self, input_shape=None):
-        for dim, table, projection in zip(
-            self.block_dims, self.tables, self.projections, strict=True
+    @classmethod
+    def from_embedding(
+        cls,
+        embedding,
+        block_sizes,
+        block_dims,
+        popularity=None,
+        use_bias=False,
+        **kwargs,
+    ):
+        """Compress a trained full table, without training again.
+
+        Each block's table and projection are the best approximation of its ids' rows
+        that their width allows: the truncated singular value decomposition. A short
+        training afterwards, at a low learning rate, recovers part of what was lost.
+
+        Args:
+            embedding: the table: a built `keras.layers.Embedding`, or an array of
+                shape `(input_dim, output_dim)`. Its ids are in the order of the blocks.
+            block_sizes: how many ids each block holds.
+            block_dims: width of each block's table.
+            popularity: how often each id occurs, in any unit. The errors of an id count
+                in proportion. Default: all ids alike.
+            use_bias: whether a projection adds a bias.
+            **kwargs: further arguments of the layer. `mask_zero` is by default that of
+                `embedding`.
+
+        Returns:
+            An `MDEmbedding`, built, with weights.
+
+        Raises:
+            TypeError: as of the layer.
+            ValueError: as of the layer, or the table is not finite, or `block_sizes`
+                do not sum to its ids, or `popularity` is not a count for each of them.
+
+        Example:
+            >>> import numpy as np
+            >>> from keras import ops
+            >>> from memembed.layers import MDEmbedding
+            >>> full = np.array([[5, 1], [2, 7], [3, 4], [6, 8], [30, 40]])
+            >>> layer = MDEmbedding.from_embedding(full, [2, 3], [2, 1])
+            >>> layer.count_params()
+            9
+            >>> ops.convert_to_numpy(layer(np.array([0, 3]))).round(3).tolist()
+            [[5.0, 1.0], [6.0, 8.0]]
+
+        References:
+            Eckart and Young, The approximation of one matrix by another of lower rank,
+            1936, doi:10.1007/BF02288367.
+        """
+        table = check_table(table_of(embedding))
+        weights = as_weights(popularity, table)
+        block_sizes = check_sizes("block_sizes", block_sizes)
+        if sum(block_sizes) != len(table):
+            raise ValueError(
+                "`block_sizes` must sum to the ids of `embedding`. "
+                f"Received: block_sizes={block_sizes!r}, {len(table)} ids"
+            )
+        kwargs.setdefault("mask_zero", getattr(embedding, "mask_zero", False))
+        layer = cls(block_sizes, block_dims, table.shape[1], use_bias, **kwargs)
+        layer.build()
+        start = 0
+        for size, dim, block, projection in zip(
+            block_sizes, layer.block_dims, layer.tables, layer.projections, strict=True
         ):
-            table.build(input_shape)
+            ids = slice(start, start + size)
+            if projection is None:
+                block.set_weights([table[ids]])
+            else:
+                rows, *dense = low_rank(table[ids], dim, weights[ids], use_bias)
+                block.set_weights([rows])
+                projection.set_weights(dense)
+            start += size
+        return layer
+
+    @property
+    def parts(self):
+        return self.tables + [each for each in self.projections if each is not None]
+
+    def build(self, input_shape=None):
+        super().build(input_shape)
+        for dim, projection in zip(self.block_dims, self.projections, strict=True):
             if projection is not None:
                 projection.build((None, dim))
-        self.built = True
 
-    def call(self, inputs):
-        ids = as_ids(inputs)
-        starts = itertools.accumulate(self.block_sizes, initial=0)
-        embeddings = float("nan")  # what an id in no block is left with
+    def look_up(self, ids):
+        if len(ids.shape) == 0:  # a product needs at least one axis of rows
+            return self.look_up(ops.expand_dims(ids, 0))[0]
+        embeddings = None
+        starts = itertools.accumulate(self.block_sizes[:-1], initial=0)
         for start, size, table, projection in zip(
-            starts, self.block_sizes, self.tables, self.projections, strict=False
+            starts, self.block_sizes, self.tables, self.projections, strict=True
         ):
             in_block = ops.logical_and(ids >= start, ids < start + size)
             rows = table(ops.where(in_block, ids - start, 0))
             if projection is not None:
                 rows = projection(rows)
-            embeddings = ops.where(ops.expand_dims(in_block, -1), rows, embeddings)
+            if embeddings is None:
+                embeddings = rows
+            else:
+                embeddings = ops.where(ops.expand_dims(in_block, -1), rows, embeddings)
         return embeddings
 
     def get_config(self):
@@ -157,16 +223,3 @@ class MDEmbedding(CompressedEmbedding):
                 self.projection_initializer
             ),
         }
-
-
-def _check_sizes(name, values):
-    """Return `values` as a list of Python ints, at least one."""
-    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
-        raise TypeError(
-            f"`{name}` must be a sequence of positive integers. "
-            f"Received: {name}={values!r}"
-        )
-    sizes = [check_size(f"{name}[{i}]", value) for i, value in enumerate(values)]
-    if not sizes:
-        raise ValueError(f"`{name}` must not be empty. Received: {name}={values!r}")
-    return sizes

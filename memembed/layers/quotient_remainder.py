@@ -1,13 +1,14 @@
 """Quotient-remainder embeddings."""
 
-import math
+import functools
+import operator
 
 import keras
 from keras import ops
 
-from memembed.layers._common import CompressedEmbedding, as_ids, check_size
-
-COMBINERS = ("multiply", "add", "concatenate")
+from memembed._checks import qr_shapes
+from memembed.layers._common import CompressedEmbedding, table_of
+from memembed.layers._factorize import compositional
 
 
 @keras.saving.register_keras_serializable(package="memembed")
@@ -17,39 +18,47 @@ class QREmbedding(CompressedEmbedding):
     An id `i` is split into a quotient and a remainder, `i = q * num_buckets + r`. Each
     of the two has a table of its own, and the embedding of `i` is::
 
-        combine(quotient_table[i // num_buckets], remainder_table[i % num_buckets])
+        combine(remainder_table[i % num_buckets], quotient_table[i // num_buckets])
 
     No two ids share both rows, so that every id keeps a vector of its own, while the
     tables hold `num_buckets + ceil(input_dim / num_buckets)` rows instead of
     `input_dim`.
+
+    For very large vocabularies there may be more than two tables. With
+    `num_buckets=(m_0, ..., m_k)`, an id is written in the mixed radix of these numbers,
+    its least digit first, and each digit has a table: `i % m_0`, `i // m_0 % m_1`,
+    `i // (m_0 * m_1) % m_2` and so on.
 
     Args:
         input_dim: size of the vocabulary: ids run from 0 to `input_dim - 1`.
         output_dim: length of an embedding.
         num_buckets: rows of the remainder table. The quotient table has
             `ceil(input_dim / num_buckets)`. Default: `ceil(sqrt(input_dim))`, which
-            needs the fewest rows in total.
+            needs the fewest rows in total. Or a sequence with the rows of each table,
+            whose product is at least `input_dim`.
         combiner: `"multiply"` or `"add"`, element by element, or `"concatenate"`, for
-            which each table is `output_dim / 2` wide.
-        embeddings_initializer: initializer of both tables. With `"multiply"`, the
-            scale of an embedding is the square of a table's: see chapter 3 of the book.
-        embeddings_regularizer: regularizer of both tables.
-        embeddings_constraint: constraint of both tables.
+            which each of the tables has an equal share of the `output_dim` columns.
+        embeddings_initializer: initializer of the tables. With `"multiply"`, the
+            scale of an embedding is the product of the tables': see chapter 3 of the
+            book.
+        embeddings_regularizer: regularizer of the tables.
+        embeddings_constraint: constraint of the tables.
         mask_zero: whether id 0 is padding to be masked, as in
             `keras.layers.Embedding`.
         **kwargs: arguments of `keras.layers.Layer`, such as `name` and `dtype`.
 
     Raises:
         TypeError: a size is not an integer.
-        ValueError: a size is not positive, `combiner` is unknown, or `output_dim` is
-            odd while `combiner` is `"concatenate"`.
+        ValueError: a size is not positive, the product of `num_buckets` is less than
+            `input_dim`, `combiner` is unknown, or `output_dim` cannot be shared
+            equally while `combiner` is `"concatenate"`.
 
     Input shape:
-        Integers of any shape.
+        Integers of any shape and dtype. Floats are truncated.
 
     Output shape:
-        The input's shape followed by `output_dim`. An id outside `[0, input_dim)`
-        yields NaN, never another id's embedding.
+        The input's shape followed by `output_dim`, in the layer's compute dtype. An id
+        outside `[0, input_dim)` yields NaN, never another id's embedding.
 
     Example:
         >>> import numpy as np
@@ -60,10 +69,18 @@ class QREmbedding(CompressedEmbedding):
         >>> layer.count_params()  # (78 + 78) * 64; a full table: 386,560
         9984
 
+        A hundred million ids, from three tables of 465 rows:
+
+        >>> layer = QREmbedding(100_000_000, 64, num_buckets=(465, 465, 465))
+        >>> layer.build()
+        >>> layer.count_params()  # two tables: 1,280,000
+        89280
+
     References:
         Shi et al., Compositional Embeddings Using Complementary Partitions for
         Memory-Efficient Recommendation Systems, 2020, arXiv:1909.02107, section 2
-        (the quotient-remainder trick) and section 4 (the combiners).
+        (the quotient-remainder trick), section 3 (more than two tables) and section 4
+        (the combiners).
     """
 
     def __init__(
@@ -86,50 +103,79 @@ class QREmbedding(CompressedEmbedding):
             mask_zero,
             **kwargs,
         )
-        self.input_dim = check_size("input_dim", input_dim)
-        if num_buckets is None:
-            num_buckets = math.isqrt(self.input_dim - 1) + 1
-        self.num_buckets = check_size("num_buckets", num_buckets)
-        if combiner not in COMBINERS:
-            raise ValueError(
-                f"`combiner` must be one of {', '.join(map(repr, COMBINERS))}. "
-                f"Received: combiner={combiner!r}"
-            )
-        if combiner == "concatenate" and self.output_dim % 2:
-            raise ValueError(
-                "`output_dim` must be even when `combiner` is 'concatenate', because "
-                f"each table holds half of it. Received: output_dim={output_dim!r}"
-            )
+        shapes = qr_shapes(input_dim, output_dim, num_buckets, combiner)
+        self.table_sizes = [rows for rows, _ in shapes]
+        self.input_dim = operator.index(input_dim)
         self.combiner = combiner
+        self.num_buckets = self.table_sizes[0]
+        if hasattr(num_buckets, "__iter__"):
+            self.num_buckets = self.table_sizes
+        names = ["remainder", "quotient"]
+        if len(shapes) != 2:
+            names = [f"digit_{j}" for j in range(len(shapes))]
+        self.tables = self.make_tables(dict(zip(names, shapes, strict=True)))
 
-        width = self.output_dim // 2 if combiner == "concatenate" else self.output_dim
-        quotients = -(-self.input_dim // self.num_buckets)
-        self.remainder_table, self.quotient_table = self.make_tables(
-            {"remainder": (self.num_buckets, width), "quotient": (quotients, width)}
-        )
+    @classmethod
+    def from_embedding(
+        cls,
+        embedding,
+        num_buckets=None,
+        combiner="multiply",
+        popularity=None,
+        **kwargs,
+    ):
+        """Compress a trained full table, without training again.
 
-    def build(self, input_shape=None):
-        self.remainder_table.build(input_shape)
-        self.quotient_table.build(input_shape)
-        self.built = True
+        The tables are fitted to the full one by alternating least squares: each in turn
+        gets the rows that are best with the others as they are. For `"concatenate"`,
+        the best rows are means. A training afterwards recovers part of what was lost.
 
-    def call(self, inputs):
-        ids = as_ids(inputs)
-        known = ops.logical_and(ids >= 0, ids < self.input_dim)
-        ids = ops.where(known, ids, 0)
-        quotient = ops.floor_divide(ids, self.num_buckets)
-        remainder = ids - quotient * self.num_buckets
-        embeddings = self._combine(
-            self.remainder_table(remainder), self.quotient_table(quotient)
-        )
-        return ops.where(ops.expand_dims(known, -1), embeddings, float("nan"))
+        Args:
+            embedding: the table: a built `keras.layers.Embedding`, or an array of
+                shape `(input_dim, output_dim)`.
+            num_buckets: as of the layer.
+            combiner: as of the layer.
+            popularity: how often each id occurs, in any unit. The errors of an id count
+                in proportion. Default: all ids alike.
+            **kwargs: further arguments of the layer. `mask_zero` is by default that of
+                `embedding`.
 
-    def _combine(self, remainder, quotient):
-        if self.combiner == "multiply":
-            return remainder * quotient
-        if self.combiner == "add":
-            return remainder + quotient
-        return ops.concatenate([remainder, quotient], axis=-1)
+        Returns:
+            A `QREmbedding`, built, with weights.
+
+        Raises:
+            TypeError: as of the layer.
+            ValueError: as of the layer, or the table is not finite, or `popularity` is
+                not a count for each of its ids.
+
+        Example:
+            >>> import numpy as np
+            >>> from keras import ops
+            >>> from memembed.layers import QREmbedding
+            >>> full = np.outer([1, 2, 3, 6, 5, 10], [1, 10])
+            >>> layer = QREmbedding.from_embedding(full, num_buckets=2)
+            >>> ops.convert_to_numpy(layer(np.array([2, 3]))).round(3).tolist()
+            [[3.0, 30.0], [6.0, 60.0]]
+        """
+        table = table_of(embedding)
+        tables = compositional(table, num_buckets, combiner, popularity)
+        kwargs.setdefault("mask_zero", getattr(embedding, "mask_zero", False))
+        layer = cls(*table.shape, num_buckets, combiner, **kwargs)
+        layer.build()
+        layer.set_weights(tables)
+        return layer
+
+    def look_up(self, ids):
+        rows = []
+        for size, table in zip(self.table_sizes[:-1], self.tables[:-1], strict=True):
+            quotient = ops.floor_divide(ids, size)
+            rows.append(table(ids - quotient * size))
+            ids = quotient
+        rows.append(self.tables[-1](ids))
+        if self.combiner == "concatenate":
+            return ops.concatenate(rows, axis=-1)
+        combine = operator.mul if self.combiner == "multiply" else operator.add
+        return functools.reduce(combine, rows)
 
     def get_config(self):
         return {

@@ -1,0 +1,126 @@
+"""What the layers and `memembed.sizing` check alike. It imports no Keras."""
+
+import math
+import operator
+
+COMBINERS = ("multiply", "add", "concatenate")
+
+
+def check_size(name, value):
+    """Return `value` as a Python int.
+
+    Args:
+        name: the argument's name, for the error.
+        value: what was received for it.
+
+    Raises:
+        TypeError: `value` is not an integer. A bool does not count as one.
+        ValueError: `value` is not positive.
+    """
+    message = f"`{name}` must be a positive integer. Received: {name}={value!r}"
+    if isinstance(value, bool):
+        raise TypeError(message)
+    try:
+        size = operator.index(value)
+    except TypeError:
+        raise TypeError(message) from None
+    if size <= 0:
+        raise ValueError(message)
+    return size
+
+
+def check_sizes(name, values):
+    """Return `values` as a list of Python ints, at least one.
+
+    Args:
+        name: the argument's name, for the error.
+        values: what was received for it.
+
+    Raises:
+        TypeError: `values` is not a sequence, or holds something else than integers.
+        ValueError: `values` is empty, or holds an integer that is not positive.
+    """
+    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+        raise TypeError(
+            f"`{name}` must be a sequence of positive integers. "
+            f"Received: {name}={values!r}"
+        )
+    sizes = [check_size(f"{name}[{i}]", value) for i, value in enumerate(values)]
+    if not sizes:
+        raise ValueError(f"`{name}` must not be empty. Received: {name}={values!r}")
+    return sizes
+
+
+def qr_shapes(input_dim, output_dim, num_buckets, combiner):
+    """Return the shapes of a `QREmbedding`'s tables, the remainder's first.
+
+    Args:
+        input_dim: size of the vocabulary.
+        output_dim: length of an embedding.
+        num_buckets: None, an int, or the rows of each table.
+        combiner: one of `COMBINERS`.
+
+    Raises:
+        TypeError: a size is not an integer.
+        ValueError: a size is not positive, the product of `num_buckets` is less than
+            `input_dim`, `combiner` is unknown, or the tables cannot share `output_dim`
+            equally while `combiner` is `"concatenate"`.
+    """
+    input_dim = check_size("input_dim", input_dim)
+    width = check_size("output_dim", output_dim)
+    if hasattr(num_buckets, "__iter__"):
+        rows = check_sizes("num_buckets", num_buckets)
+        if math.prod(rows) < input_dim:
+            raise ValueError(
+                "The product of `num_buckets` must be at least `input_dim`, or ids "
+                "would share all of their rows. Received: "
+                f"num_buckets={num_buckets!r}, input_dim={input_dim!r}"
+            )
+    else:
+        if num_buckets is None:
+            num_buckets = math.isqrt(input_dim - 1) + 1
+        buckets = check_size("num_buckets", num_buckets)
+        rows = [buckets, -(-input_dim // buckets)]
+    if combiner not in COMBINERS:
+        raise ValueError(
+            f"`combiner` must be one of {', '.join(map(repr, COMBINERS))}. "
+            f"Received: combiner={combiner!r}"
+        )
+    if combiner == "concatenate":
+        width, rest = divmod(width, len(rows))
+        if rest:
+            raise ValueError(
+                f"`output_dim` must be a multiple of {len(rows)} when `combiner` is "
+                "'concatenate', because each table holds an equal share of it. "
+                f"Received: output_dim={output_dim!r}"
+            )
+    return [(size, width) for size in rows]
+
+
+def md_shapes(block_sizes, block_dims, output_dim):
+    """Return the shapes of an `MDEmbedding`'s tables, a block's after another's.
+
+    Args:
+        block_sizes: how many ids each block holds.
+        block_dims: width of each block's table.
+        output_dim: length of an embedding.
+
+    Raises:
+        TypeError: a size is not an integer, or the blocks are not given as sequences.
+        ValueError: a size is not positive, there is no block, `block_sizes` and
+            `block_dims` differ in length, or a block is wider than `output_dim`.
+    """
+    output_dim = check_size("output_dim", output_dim)
+    sizes = check_sizes("block_sizes", block_sizes)
+    dims = check_sizes("block_dims", block_dims)
+    if len(sizes) != len(dims):
+        raise ValueError(
+            "`block_sizes` and `block_dims` must have the same length. "
+            f"Received: block_sizes={block_sizes!r}, block_dims={block_dims!r}"
+        )
+    if max(dims) > output_dim:
+        raise ValueError(
+            "No block may be wider than `output_dim`. "
+            f"Received: block_dims={block_dims!r}, output_dim={output_dim!r}"
+        )
+    return list(zip(sizes, dims, strict=True))

@@ -1,0 +1,155 @@
+"""Compressing a trained table: the layers' side; the numbers are in test_factorize."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from memembed.layers import MDEmbedding, QREmbedding
+from standards import embed, model_of, predict
+
+IDS = np.arange(30)
+
+
+@pytest.fixture
+def full():
+    """A table whose first ids are the popular ones, and have the larger rows."""
+    rng = np.random.default_rng(0)
+    layer = keras.layers.Embedding(30, 6)
+    layer.build()
+    layer.set_weights([rng.normal(size=(30, 6)) / (1 + IDS[:, None])])
+    return layer
+
+
+def squared_error(layer, full, ids=IDS):
+    return np.square(embed(layer, ids) - embed(full, ids)).sum()
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_md_is_the_best_that_its_widths_allow(full, use_bias):
+    """Eckart and Young: the squares of the singular values that are left out."""
+    layer = MDEmbedding.from_embedding(full, [5, 10, 15], [6, 3, 1], use_bias=use_bias)
+    np.testing.assert_array_equal(embed(layer, IDS[:5]), embed(full, IDS[:5]))
+    (table,) = full.get_weights()
+    expected = 0
+    for block, dim in ((table[5:15], 3), (table[15:], 1)):
+        if use_bias:
+            block = block - block.mean(axis=0)
+        expected += np.square(np.linalg.svd(block, compute_uv=False)[dim:]).sum()
+    assert squared_error(layer, full) == pytest.approx(expected, rel=1e-4)
+
+
+def test_md_with_popularity_is_better_for_popular_ids(full):
+    alike = MDEmbedding.from_embedding(full, [30], [2])
+    popular = np.where(IDS < 20, 1, 50)  # here it is the small rows that matter
+    weighted = MDEmbedding.from_embedding(full, [30], [2], popular)
+    assert squared_error(weighted, full, IDS[20:]) < 0.9 * squared_error(
+        alike, full, IDS[20:]
+    )
+    assert squared_error(alike, full) < squared_error(weighted, full)
+
+
+@pytest.mark.parametrize("combiner", ["multiply", "add", "concatenate"])
+@pytest.mark.parametrize("num_buckets", [None, 7, (2, 4, 4), (5, 8)])
+def test_qr_recovers_a_table_that_it_made(combiner, num_buckets):
+    if combiner == "multiply" and num_buckets == (2, 4, 4):
+        pytest.skip("three factors have local minima")
+    layer = QREmbedding(30, 6, num_buckets, combiner)
+    layer.build()
+    rng = np.random.default_rng(0)
+    layer.set_weights([rng.normal(size=w.shape) for w in layer.weights])
+    table = embed(layer, IDS)
+    copy = QREmbedding.from_embedding(table, num_buckets, combiner)
+    np.testing.assert_allclose(embed(copy, IDS), table, atol=2e-3)
+    assert copy.get_config()["num_buckets"] == layer.get_config()["num_buckets"]
+
+
+def test_qr_add_is_the_analysis_of_variance(full):
+    """On a complete grid: the mean of the row, plus the column's, less that of all."""
+    layer = QREmbedding.from_embedding(full, 5, "add")
+    grid = full.get_weights()[0].reshape(6, 5, 6)  # quotient, remainder, column
+    means = [grid.mean(axis=axis, keepdims=True) for axis in (0, 1, (0, 1))]
+    expected = (means[0] + means[1] - means[2]).reshape(30, 6)
+    np.testing.assert_allclose(embed(layer, IDS), expected, atol=1e-4)
+
+
+def test_qr_multiply_is_the_first_singular_value_of_each_column(full):
+    layer = QREmbedding.from_embedding(full, 5)
+    columns = full.get_weights()[0].reshape(6, 5, 6).transpose(2, 0, 1)
+    left_out = np.linalg.svd(columns, compute_uv=False)[:, 1:]
+    assert squared_error(layer, full) == pytest.approx(
+        np.square(left_out).sum(), rel=1e-3
+    )
+
+
+def test_qr_with_popularity_is_better_for_popular_ids(full):
+    alike = QREmbedding.from_embedding(full, 5, "add")
+    weighted = QREmbedding.from_embedding(full, 5, "add", np.where(IDS < 20, 1, 50))
+    assert squared_error(weighted, full, IDS[20:]) < 0.9 * squared_error(
+        alike, full, IDS[20:]
+    )
+
+
+@pytest.mark.parametrize(
+    "compress",
+    [
+        lambda full, **kwargs: MDEmbedding.from_embedding(
+            full, [10, 20], [6, 2], **kwargs
+        ),
+        lambda full, **kwargs: QREmbedding.from_embedding(full, 10, **kwargs),
+    ],
+    ids=["MD", "QR"],
+)
+class TestWarmStart:
+    def test_takes_the_place_of_the_full_table_and_trains_on(self, compress, full):
+        layer = compress(full)
+        model = model_of(layer)
+        np.testing.assert_allclose(
+            predict(model, IDS[None])[0], embed(layer, IDS), rtol=1e-5
+        )
+        model.compile(keras.optimizers.Adam(0.02), "mse")
+        targets = 2 * embed(full, IDS)[None]
+        losses = model.fit(IDS[None], targets, epochs=60, verbose=0).history["loss"]
+        assert losses[-1] < 0.3 * losses[0]
+
+    def test_arguments_of_the_layer(self, compress, full):
+        layer = compress(full, name="movies", mask_zero=True, dtype="mixed_bfloat16")
+        assert (layer.name, layer.mask_zero) == ("movies", True)
+        assert layer.compute_dtype == "bfloat16"
+
+    def test_mask_zero_is_that_of_the_table(self, compress, full):
+        masked = keras.layers.Embedding(30, 6, mask_zero=True)
+        masked.build()
+        assert compress(masked).mask_zero
+        assert not compress(full).mask_zero
+        assert not compress(masked, mask_zero=False).mask_zero
+
+    def test_an_array_is_a_table(self, compress, full):
+        array = ops.convert_to_numpy(full.embeddings)
+        np.testing.assert_array_equal(
+            embed(compress(array), IDS), embed(compress(full), IDS)
+        )
+
+    def test_a_layer_without_a_table(self, compress, full):
+        with pytest.raises(ValueError, match="`embedding` must have been built"):
+            compress(keras.layers.Embedding(30, 6))
+        full.quantize("int8")
+        with pytest.raises(ValueError, match=r"`embedding` must.*not be quantised"):
+            compress(full)
+
+    def test_bad_tables_and_popularities(self, compress):
+        table = np.ones((30, 6))
+        with pytest.raises(ValueError, match=r"`table` must.*\(30,\)"):
+            compress(table[:, 0])
+        with pytest.raises(ValueError, match=r"`popularity` must.*\(29,\)"):
+            compress(table, popularity=np.ones(29))
+        with pytest.raises(ValueError, match=r"`popularity` must.*\[1\]=-1"):
+            compress(table, popularity=np.where(IDS == 1, -1, 1))
+        table[2, 3] = np.nan
+        with pytest.raises(ValueError, match=r"`table` must be finite.*\[2, 3\]=nan"):
+            compress(table)
+
+
+def test_blocks_that_are_not_those_of_the_table(full):
+    with pytest.raises(ValueError, match=r"`block_sizes` must sum.*\[5, 5\], 30 ids"):
+        MDEmbedding.from_embedding(full, [5, 5], [6, 3])
