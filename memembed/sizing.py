@@ -1,22 +1,80 @@
-"""How many parameters and bytes an embedding takes. NumPy only."""
+"""How many parameters and bytes an embedding takes, and plans that fit a budget.
 
+It needs NumPy alone. All counts are exact, and those of what Keras stores.
+
+The bytes are those of a layer that is used, not trained. For `"int8"` and `"int4"` they
+are what the layer holds after its model's `quantize("int8")` or `quantize("int4")`, as
+of Keras 3.15:
+
+- `"int8"`: a byte per number, and a float32 scale per row of a table and per column of
+  a projection.
+- `"int4"`: half a byte per number, each row filled up to a whole byte. The numbers that
+  are scaled together are those of `"int8"`, but at most 128: they share a float32 scale
+  and an int8 zero point. A float32 per column of a table, and per row of a projection,
+  says to which 128 it belongs.
+- A projection's bias stays in float32.
+"""
+
+import bisect
+import itertools
 import math
+import numbers
 
 import numpy as np
 
+from memembed._checks import check_size, check_sizes, md_shapes, qr_shapes
+
+BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4}
+INT4_GROUP = 128  # numbers that share a scale
+MOST_WIDTHS = 12  # of which 4,095 plans can be made
+
 # Numbers as large as the weights that an optimizer keeps between steps.
-OPTIMIZER_SLOTS = {"sgd": 0, "adagrad": 1, "adam": 2}
-BYTES_PER_FLOAT = 4
+OPTIMIZER_SLOTS = {"sgd": 0, "adagrad": 1, "adam": 2, "amsgrad": 3, "adafactor": 1}
 
 
 def plain_parameters(input_dim, output_dim):
     """Count the parameters of one full table, `keras.layers.Embedding`.
 
+    Args:
+        input_dim: size of the vocabulary.
+        output_dim: length of an embedding.
+
+    Raises:
+        TypeError: a size is not an integer.
+        ValueError: a size is not positive.
+
     Example:
         >>> plain_parameters(6040, 64)
         386560
     """
-    return input_dim * output_dim
+    return check_size("input_dim", input_dim) * check_size("output_dim", output_dim)
+
+
+def plain_bytes(input_dim, output_dim, dtype="float32"):
+    """Count the bytes of one full table, `keras.layers.Embedding`.
+
+    Args:
+        input_dim: size of the vocabulary.
+        output_dim: length of an embedding.
+        dtype: `"float32"`, `"float16"`, `"bfloat16"`, `"int8"` or `"int4"`.
+
+    Raises:
+        TypeError: a size is not an integer.
+        ValueError: a size is not positive, or `dtype` is none of these.
+
+    Example:
+        >>> plain_bytes(6040, 64)
+        1546240
+
+        Of a narrow row, the scale takes a large part: 64 numbers shrink to 27% in int8,
+        8 numbers to 38% only, and a single one grows.
+
+        >>> [plain_bytes(1, dim, "int8") / plain_bytes(1, dim) for dim in (64, 8, 1)]
+        [0.265625, 0.375, 1.25]
+    """
+    input_dim = check_size("input_dim", input_dim)
+    output_dim = check_size("output_dim", output_dim)
+    return _table_bytes(input_dim, output_dim, _check_dtype(dtype))
 
 
 def fewest_buckets(input_dim):
@@ -24,26 +82,82 @@ def fewest_buckets(input_dim):
 
     The rows are `m + ceil(input_dim / m)`; `m = ceil(sqrt(input_dim))` is the least.
 
+    Args:
+        input_dim: size of the vocabulary.
+
+    Raises:
+        TypeError: `input_dim` is not an integer.
+        ValueError: `input_dim` is not positive.
+
     Example:
         >>> fewest_buckets(6040)
         78
     """
-    return math.isqrt(input_dim - 1) + 1
+    return math.isqrt(check_size("input_dim", input_dim) - 1) + 1
 
 
 def qr_parameters(input_dim, output_dim, num_buckets=None, combiner="multiply"):
     """Count the parameters of a `QREmbedding` with these arguments.
+
+    Args:
+        input_dim: size of the vocabulary.
+        output_dim: length of an embedding.
+        num_buckets: rows of the remainder table; the quotient table has
+            `ceil(input_dim / num_buckets)`. Default: `fewest_buckets(input_dim)`. Or a
+            sequence with the rows of each table.
+        combiner: `"multiply"`, `"add"` or `"concatenate"`.
+
+    Raises:
+        TypeError: a size is not an integer.
+        ValueError: a size is not positive, the product of `num_buckets` is less than
+            `input_dim`, `combiner` is unknown, or the tables cannot share `output_dim`
+            equally while `combiner` is `"concatenate"`.
 
     Example:
         >>> qr_parameters(6040, 64)
         9984
         >>> qr_parameters(6040, 64, num_buckets=120)
         10944
+        >>> qr_parameters(6040, 64, num_buckets=(19, 18, 18))
+        3520
+
+    References:
+        Shi et al., Compositional Embeddings Using Complementary Partitions for
+        Memory-Efficient Recommendation Systems, 2020, arXiv:1909.02107, sections 2
+        and 3.
     """
-    num_buckets = num_buckets or fewest_buckets(input_dim)
-    rows = num_buckets + -(-input_dim // num_buckets)
-    width = output_dim // 2 if combiner == "concatenate" else output_dim
-    return rows * width
+    shapes = qr_shapes(input_dim, output_dim, num_buckets, combiner)
+    return sum(rows * width for rows, width in shapes)
+
+
+def qr_bytes(
+    input_dim, output_dim, num_buckets=None, combiner="multiply", dtype="float32"
+):
+    """Count the bytes of a `QREmbedding` with these arguments.
+
+    Args:
+        input_dim: size of the vocabulary.
+        output_dim: length of an embedding.
+        num_buckets: as in `qr_parameters`.
+        combiner: `"multiply"`, `"add"` or `"concatenate"`.
+        dtype: `"float32"`, `"float16"`, `"bfloat16"`, `"int8"` or `"int4"`.
+
+    Raises:
+        TypeError: as in `qr_parameters`.
+        ValueError: as in `qr_parameters`, or `dtype` is none of these.
+
+    Example:
+        >>> qr_bytes(6040, 64)
+        39936
+        >>> qr_bytes(6040, 64, dtype="int8")
+        10608
+
+    References:
+        Shi et al., 2020, arXiv:1909.02107, sections 2 and 3.
+    """
+    shapes = qr_shapes(input_dim, output_dim, num_buckets, combiner)
+    dtype = _check_dtype(dtype)
+    return sum(_table_bytes(rows, width, dtype) for rows, width in shapes)
 
 
 def md_parameters(block_sizes, block_dims, output_dim, use_bias=False):
@@ -51,51 +165,157 @@ def md_parameters(block_sizes, block_dims, output_dim, use_bias=False):
 
     The projections are counted: every block narrower than `output_dim` has one.
 
+    Args:
+        block_sizes: how many ids each block holds.
+        block_dims: width of each block's table.
+        output_dim: length of an embedding.
+        use_bias: whether a projection adds a bias.
+
+    Raises:
+        TypeError: a size is not an integer, or the blocks are not given as sequences.
+        ValueError: a size is not positive, there is no block, `block_sizes` and
+            `block_dims` differ in length, or a block is wider than `output_dim`.
+
     Example:
         >>> md_parameters([401, 1301, 2007], [64, 32, 16], 64, use_bias=True)
         102608
+
+    References:
+        Ginart et al., Mixed Dimension Embeddings with Application to Memory-Efficient
+        Recommendation Systems, 2019, arXiv:1909.11810.
     """
     total = 0
-    for size, dim in zip(block_sizes, block_dims, strict=True):
-        total += size * dim
-        if dim < output_dim:
-            total += (dim + use_bias) * output_dim
+    for rows, width in md_shapes(block_sizes, block_dims, output_dim):
+        total += rows * width
+        if width < output_dim:
+            total += (width + bool(use_bias)) * int(output_dim)
     return total
 
 
-def training_bytes(parameters, optimizer="adam"):
-    """Count the bytes that training holds for so many parameters, in float32.
+def md_bytes(block_sizes, block_dims, output_dim, use_bias=False, dtype="float32"):
+    """Count the bytes of an `MDEmbedding` with these arguments.
+
+    Args:
+        block_sizes: how many ids each block holds.
+        block_dims: width of each block's table.
+        output_dim: length of an embedding.
+        use_bias: whether a projection adds a bias.
+        dtype: `"float32"`, `"float16"`, `"bfloat16"`, `"int8"` or `"int4"`.
+
+    Raises:
+        TypeError: as in `md_parameters`.
+        ValueError: as in `md_parameters`, or `dtype` is none of these.
+
+    Example:
+        >>> md_bytes([401, 1301, 2007], [64, 32, 16], 64, use_bias=True)
+        410432
+        >>> md_bytes([401, 1301, 2007], [64, 32, 16], 64, use_bias=True, dtype="int4")
+        71577
+
+    References:
+        Ginart et al., 2019, arXiv:1909.11810.
+    """
+    dtype = _check_dtype(dtype)
+    total = 0
+    for rows, width in md_shapes(block_sizes, block_dims, output_dim):
+        total += _table_bytes(rows, width, dtype)
+        if width < output_dim:
+            total += _projection_bytes(width, int(output_dim), bool(use_bias), dtype)
+    return total
+
+
+def _check_dtype(dtype):
+    if dtype not in tuple(BITS):
+        raise ValueError(
+            f"`dtype` must be one of {', '.join(map(repr, BITS))}. "
+            f"Received: dtype={dtype!r}"
+        )
+    return dtype
+
+
+def _table_bytes(rows, width, dtype):
+    return rows * _row_bytes(width, dtype) + _scale_bytes(rows, width, dtype)
+
+
+def _projection_bytes(width, output_dim, use_bias, dtype):
+    kernel = width * _row_bytes(output_dim, dtype)
+    bias = _row_bytes(output_dim, "float32" if dtype in ("int8", "int4") else dtype)
+    return kernel + _scale_bytes(output_dim, width, dtype) + use_bias * bias
+
+
+def _row_bytes(width, dtype):
+    return -(-width * BITS[dtype] // 8)
+
+
+def _scale_bytes(vectors, length, dtype):
+    """Count the bytes that turn vectors of integers back into floats."""
+    if dtype == "int8":
+        return 4 * vectors
+    if dtype == "int4":
+        groups = -(-length // INT4_GROUP)
+        return (4 + 1) * groups * vectors + 4 * length
+    return 0
+
+
+def training_bytes(shapes, optimizer="adam"):
+    """Count the bytes that training holds for weights of these shapes, in float32.
 
     They are those of the weights, their gradients and the optimizer's slots. The
     activations of a batch come on top; they depend on the batch, not on the tables.
 
     Args:
-        parameters: how many there are.
-        optimizer: `"sgd"` (without momentum), `"adagrad"` or `"adam"`.
+        shapes: shapes of the trainable weights, such as
+            `[weight.shape for weight in model.trainable_weights]`.
+        optimizer: `"sgd"` (without momentum), `"adagrad"`, `"adam"`, `"amsgrad"`
+            (`keras.optimizers.Adam(amsgrad=True)`) or `"adafactor"`. Keras's Adafactor
+            holds more than Adagrad: besides the row and the column factors that stand
+            in for a slot as large as the weights, it keeps that slot too.
 
     Returns:
         A dict of the bytes of `"weights"`, `"gradients"` and `"slots"`, and of their
         `"total"`.
 
     Raises:
-        ValueError: `optimizer` is none of these.
+        TypeError: `shapes` is not a list of shapes, or a size is not an integer.
+        ValueError: a size is not positive, or `optimizer` is none of these.
 
     Example:
-        >>> training_bytes(1000)
-        {'weights': 4000, 'gradients': 4000, 'slots': 8000, 'total': 16000}
+        >>> training_bytes([(1000, 64), (64,)])
+        {'weights': 256256, 'gradients': 256256, 'slots': 512512, 'total': 1025024}
+        >>> training_bytes([(1000, 64)], "adafactor")["slots"]  # 4 * (64000 + 1064)
+        260256
+
+    References:
+        Duchi et al., Adaptive Subgradient Methods, 2011 (Adagrad); Kingma and Ba, Adam,
+        2014, arXiv:1412.6980, algorithm 1; Reddi et al., On the Convergence of Adam and
+        Beyond, 2018, arXiv:1904.09237, algorithm 2 (AMSGrad); Shazeer and Stern,
+        Adafactor, 2018, arXiv:1804.04235, algorithm 4.
     """
-    if optimizer not in OPTIMIZER_SLOTS:
+    try:
+        shapes = [tuple(shape) for shape in shapes]
+    except TypeError:
+        raise TypeError(
+            "`shapes` must be a list of shapes, such as [(1000, 64), (64,)]. "
+            f"Received: shapes={shapes!r}"
+        ) from None
+    if optimizer not in tuple(OPTIMIZER_SLOTS):
         raise ValueError(
             f"`optimizer` must be one of {', '.join(map(repr, OPTIMIZER_SLOTS))}. "
             f"Received: optimizer={optimizer!r}"
         )
-    weights = parameters * BYTES_PER_FLOAT
-    slots = weights * OPTIMIZER_SLOTS[optimizer]
+    weights = slots = 0
+    for i, shape in enumerate(shapes):
+        shape = [check_size(f"shapes[{i}][{j}]", dim) for j, dim in enumerate(shape)]
+        size = math.prod(shape)
+        weights += size
+        slots += size * OPTIMIZER_SLOTS[optimizer]
+        if optimizer == "adafactor" and len(shape) > 1:
+            slots += size // shape[-1] + size // shape[-2]
     return {
-        "weights": weights,
-        "gradients": weights,
-        "slots": slots,
-        "total": 2 * weights + slots,
+        "weights": 4 * weights,
+        "gradients": 4 * weights,
+        "slots": 4 * slots,
+        "total": 4 * (2 * weights + slots),
     }
 
 
@@ -117,6 +337,7 @@ def alpha_power_dims(block_counts, block_sizes, output_dim, alpha):
         The widths, a list of ints.
 
     Raises:
+        TypeError: `output_dim` is not an integer.
         ValueError: the lists differ in length, a size is not positive, or a count
             or `alpha` is negative.
 
@@ -128,6 +349,7 @@ def alpha_power_dims(block_counts, block_sizes, output_dim, alpha):
         Ginart et al., Mixed Dimension Embeddings, 2019, arXiv:1909.11810, on
         sizing blocks by a power of their popularity.
     """
+    output_dim = check_size("output_dim", output_dim)
     counts = np.asarray(block_counts, dtype="float64")
     sizes = np.asarray(block_sizes, dtype="float64")
     if counts.shape != sizes.shape or counts.ndim != 1 or not len(counts):
@@ -135,17 +357,306 @@ def alpha_power_dims(block_counts, block_sizes, output_dim, alpha):
             "`block_counts` and `block_sizes` must be lists of the same length. "
             f"Received: block_counts={block_counts!r}, block_sizes={block_sizes!r}"
         )
-    if (sizes <= 0).any():
+    if not (sizes > 0).all():
         raise ValueError(
             f"`block_sizes` must be positive. Received: block_sizes={block_sizes!r}"
         )
-    if (counts < 0).any() or not counts.any():
+    if not (counts >= 0).all() or not counts.any():
         raise ValueError(
             "`block_counts` must not be negative, nor all zero. "
             f"Received: block_counts={block_counts!r}"
         )
-    if alpha < 0:
+    if not isinstance(alpha, numbers.Real) or not alpha >= 0:
         raise ValueError(f"`alpha` must not be negative. Received: alpha={alpha!r}")
     popularity = counts / sizes
     dims = np.rint(output_dim * (popularity / popularity.max()) ** alpha)
     return [max(1, int(dim)) for dim in dims]
+
+
+def qr_plan(
+    input_dim,
+    output_dim,
+    *,
+    max_parameters=None,
+    max_bytes=None,
+    dtype="float32",
+    combiner="multiply",
+):
+    """Return the arguments of the `QREmbedding` that makes the most of a budget.
+
+    That is the one with the most buckets that fit, from `fewest_buckets(input_dim)` to
+    `input_dim`: the more buckets, the fewer ids share a row of the remainder table. For
+    a budget that no two tables fit, `QREmbedding` takes more than two.
+
+    Args:
+        input_dim: size of the vocabulary.
+        output_dim: length of an embedding.
+        max_parameters: how many parameters the layer may have.
+        max_bytes: instead, how many bytes it may take.
+        dtype: what `max_bytes` counts: see `qr_bytes`.
+        combiner: `"multiply"`, `"add"` or `"concatenate"`.
+
+    Returns:
+        A dict of the layer's arguments. `QREmbedding(**plan)` makes the layer, and
+        `qr_parameters(**plan)` counts its parameters.
+
+    Raises:
+        TypeError: a size or the budget is not an integer.
+        ValueError: not exactly one budget is given, no two tables fit it, or an
+            argument is one that `qr_bytes` would not take.
+
+    Example:
+        >>> plan = qr_plan(6040, 64, max_parameters=20_000)
+        >>> plan["num_buckets"]
+        291
+        >>> qr_parameters(**plan)
+        19968
+
+    References:
+        Shi et al., Compositional Embeddings Using Complementary Partitions for
+        Memory-Efficient Recommendation Systems, 2020, arXiv:1909.02107, section 2.
+    """
+
+    def cost(num_buckets):
+        if max_bytes is None:
+            return qr_parameters(input_dim, output_dim, num_buckets, combiner)
+        return qr_bytes(input_dim, output_dim, num_buckets, combiner, dtype)
+
+    input_dim = check_size("input_dim", input_dim)
+    output_dim = check_size("output_dim", output_dim)
+    _check_dtype(dtype)
+    budget = _check_budget(max_parameters, max_bytes, least=cost(None))
+    # From the square root up, a bucket more takes at most one row off the quotients.
+    choices = range(fewest_buckets(input_dim), input_dim + 1)
+    num_buckets = choices[bisect.bisect_right(choices, budget, key=cost) - 1]
+    return {
+        "input_dim": input_dim,
+        "output_dim": output_dim,
+        "num_buckets": num_buckets,
+        "combiner": combiner,
+    }
+
+
+def md_plan(
+    counts,
+    output_dim,
+    *,
+    max_parameters=None,
+    max_bytes=None,
+    dtype="float32",
+    alpha=0.3,
+    widths=None,
+    use_bias=False,
+):
+    """Return the arguments of the `MDEmbedding` that makes the most of a budget.
+
+    An embedding `d` wide of an id that occurs with probability `p` is taken to cost the
+    model `p * d ** -(1 / alpha - 1)`. Were widths not whole and projections free, the
+    sum of these losses would be least where `d` is proportional to `p ** alpha`: the
+    alpha-power rule. Here the tables, projections, biases and scales are counted as
+    they are, and the plan never exceeds the budget.
+
+    For every choice from `widths`, all ids start at the least width. Then one id at a
+    time is raised to the next, the one that gains most for what it costs, until the
+    next does not fit. Of these plans the best is returned. Its loss is at most that of
+    the best plan there is for a budget smaller by one id's step from the least width to
+    the greatest; and a larger budget never makes it worse.
+
+    Args:
+        counts: how often each id occurs, most frequent first. Ids that never occur get
+            a row too.
+        output_dim: length of an embedding.
+        max_parameters: how many parameters the layer may have.
+        max_bytes: instead, how many bytes it may take.
+        dtype: what `max_bytes` counts: see `md_bytes`.
+        alpha: between 0 and 1. The nearer to 0, the more alike the widths are.
+        widths: widths that a block may have, 12 at most. Default: `output_dim` and the
+            powers of two below it, the greatest 12.
+        use_bias: whether a projection adds a bias.
+
+    Returns:
+        A dict of the layer's arguments. `MDEmbedding(**plan)` makes the layer, and
+        `md_parameters(**plan)` counts its parameters.
+
+    Raises:
+        TypeError: a size or the budget is not an integer, or `counts` are not numbers.
+        ValueError: `counts` are not sorted, `alpha` or `widths` are not as above, not
+            exactly one budget is given, or no plan fits it.
+
+    Example:
+        >>> counts = [6000 // rank for rank in range(1, 3001)]
+        >>> plan = md_plan(counts, 32, max_parameters=20_000)
+        >>> plan["block_sizes"], plan["block_dims"]
+        ([14, 132, 1282, 1572], [32, 16, 8, 4])
+        >>> md_parameters(**plan)  # a full table: 96,000
+        20000
+
+    References:
+        Ginart et al., Mixed Dimension Embeddings with Application to Memory-Efficient
+        Recommendation Systems, 2019, arXiv:1909.11810, on the alpha-power rule. The
+        search under a budget is this package's own.
+    """
+    counts = _check_counts(counts)
+    output_dim = check_size("output_dim", output_dim)
+    widths = _check_widths(widths, output_dim)
+    use_bias = bool(use_bias)
+    _check_dtype(dtype)
+    if not isinstance(alpha, numbers.Real) or not 0 < alpha < 1:
+        raise ValueError(f"`alpha` must be between 0 and 1. Received: alpha={alpha!r}")
+
+    def cost(rows, width):
+        if max_bytes is None:
+            return md_parameters([rows], [width], output_dim, use_bias)
+        return md_bytes([rows], [width], output_dim, use_bias, dtype)
+
+    least = min(cost(len(counts), width) for width in widths)
+    budget = _check_budget(max_parameters, max_bytes, least)
+    # No plan costs more than this, and NumPy's integers have an end.
+    budget = min(budget, sum(cost(len(counts), width) for width in widths))
+    row_costs = np.array([cost(2, width) - cost(1, width) for width in widths])
+    block_costs = np.array([cost(1, width) for width in widths]) - row_costs
+    # In logarithms, because a width to a high power is more than a float can hold.
+    losses = -(1 / alpha - 1) * np.log(widths)
+    with np.errstate(divide="ignore"):  # the rarity of what never occurs is infinity
+        rarity = np.log(counts[counts > 0][-1]) - np.log(counts) - 1
+    # Summed up from the rarest, whose small share at small widths weighs most.
+    tails = np.cumsum(counts[::-1])[::-1]
+
+    def plans():
+        for number in range(1, len(widths) + 1):
+            for chosen in itertools.combinations(range(len(widths)), number):
+                chosen = np.array(chosen)
+                left = budget - block_costs[chosen].sum()
+                sizes = _greedy_sizes(rarity, losses[chosen], row_costs[chosen], left)
+                if sizes is None:
+                    continue
+                chosen, sizes = chosen[sizes > 0], sizes[sizes > 0]
+                starts = np.cumsum(sizes) - sizes
+                with np.errstate(divide="ignore"):
+                    popularity = np.log(-np.diff(tails[starts], append=0))
+                loss = np.logaddexp.reduce(popularity + losses[chosen])
+                yield loss, len(sizes), sizes, chosen
+
+    _, _, sizes, chosen = min(plans(), key=lambda plan: plan[:2])
+    return {
+        "block_sizes": sizes.tolist(),
+        "block_dims": [widths[i] for i in chosen],
+        "output_dim": output_dim,
+        "use_bias": use_bias,
+    }
+
+
+def _greedy_sizes(rarity, losses, row_costs, budget):
+    """Return how many ids get each of some widths, the greatest width first.
+
+    Args:
+        rarity: minus the logarithm of each id's count, in ascending order, shifted to
+            -1 at most; infinity for ids that never occur.
+        losses: the logarithm of what an id of each width loses each time it occurs.
+        row_costs: what a row of each width costs.
+        budget: what all rows may cost.
+
+    Returns:
+        An array that sums to the number of ids. Or None if the budget does not reach,
+        or one of the widths is not worth its cost: others are better.
+    """
+    ids = len(rarity)
+    steps = row_costs[:-1] - row_costs[1:]
+    left = budget - ids * row_costs[-1]
+    if left < 0 or not (steps > 0).all():
+        return None
+    gains = losses[1:] + np.log(-np.expm1(losses[:-1] - losses[1:])) - np.log(steps)
+    if not (np.diff(gains) > 0).all():
+        return None
+    gains -= gains.min(initial=0)
+
+    def raised(threshold):
+        """Count the ids that each step gains this much for, per cost."""
+        return np.searchsorted(rarity, gains - threshold, side="right")
+
+    low, high = -np.inf, 0  # at 0, every step that gains anything
+    if raised(high) @ steps > left:
+        low, high = high, gains[-1] - rarity[0] + 1
+        while low < (middle := (low + high) / 2) < high:
+            if raised(middle) @ steps > left:
+                low = middle
+            else:
+                high = middle
+
+    # What is left goes to ids that gain the same: in one order whatever the budget, so
+    # that a larger one only ever adds to what a smaller one got.
+    stops = raised(high)
+    left -= stops @ steps
+    ties = raised(low) - stops
+    for step in reversed(range(len(steps))):
+        taken = min(ties[step], left // steps[step])
+        stops[step] += taken
+        left -= taken * steps[step]
+        if taken < ties[step]:
+            break
+    return np.diff(stops, prepend=0, append=ids)
+
+
+def _check_counts(counts):
+    """Return `counts` as an array of floats, most frequent first."""
+    try:
+        array = np.asarray(counts, dtype="float64")
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"`counts` must be a list of numbers. Received: counts={counts!r}"
+        ) from None
+    if array.ndim != 1 or not len(array):
+        raise ValueError(
+            f"`counts` must be a list of numbers, at least one. Received: {array!r}"
+        )
+    if not (np.isfinite(array).all() and (array >= 0).all() and array.any()):
+        raise ValueError(
+            "`counts` must be finite, not negative, and not all zero. "
+            f"Received: counts={array!r}"
+        )
+    rises = array[1:] > array[:-1]
+    if rises.any():
+        i = int(rises.argmax())
+        raise ValueError(
+            "`counts` must be sorted, most frequent first, by np.sort(counts)[::-1], "
+            "and ids be numbered in that order. "
+            f"Received: counts[{i}]={array[i]:g}, counts[{i + 1}]={array[i + 1]:g}"
+        )
+    return array
+
+
+def _check_widths(widths, output_dim):
+    """Return the widths that a block may have, the greatest first."""
+    if widths is None:
+        powers = [2**k for k in range((output_dim - 1).bit_length())]
+        return [output_dim, *reversed(powers)][:MOST_WIDTHS]
+    checked = sorted(set(check_sizes("widths", widths)), reverse=True)
+    if len(checked) > MOST_WIDTHS:
+        raise ValueError(
+            f"`widths` must be {MOST_WIDTHS} at most, because every choice from them "
+            f"is tried. Received: widths={widths!r}"
+        )
+    if checked[0] > output_dim:
+        raise ValueError(
+            "`widths` must not exceed `output_dim`. "
+            f"Received: widths={widths!r}, output_dim={output_dim!r}"
+        )
+    return checked
+
+
+def _check_budget(max_parameters, max_bytes, least):
+    """Return the one budget that is given, which must be at least `least`."""
+    if (max_parameters is None) == (max_bytes is None):
+        raise ValueError(
+            "Exactly one of `max_parameters` and `max_bytes` must be given. "
+            f"Received: max_parameters={max_parameters!r}, max_bytes={max_bytes!r}"
+        )
+    unit = "parameters" if max_bytes is None else "bytes"
+    name = f"max_{unit}"
+    budget = check_size(name, max_parameters if max_bytes is None else max_bytes)
+    if budget < least:
+        raise ValueError(
+            f"`{name}` must be at least {least}, the fewest {unit} that any plan "
+            f"needs. Received: {name}={budget}"
+        )
+    return budget
