@@ -1,9 +1,10 @@
 # The project's commands: `make` alone lists them.
-# Those that need packages install them into .venv first, once.
+# Those that need packages install them first, once: into .venv, or to test the layers
+# on JAX or Torch alone, into .venv-jax or .venv-torch.
 
-VENV := .venv
-BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
+VENVS := .venv .venv-jax .venv-torch
+BIN := .venv/bin
+INSTALLED := .venv/.installed
 
 # The first Python that runs and that TensorFlow has a build for. A name on the PATH
 # is no proof: a pyenv shim stands there for versions that are not installed.
@@ -29,10 +30,11 @@ STAND_IN := env -u MEMEMBED_DATA_DIR MEMEMBED_DATASET=synthetic:130000
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-book lab venv lint lock links colab repository clean
+.PHONY: help book test test-backends test-tensorflow test-jax test-torch test-book \
+	lab venv lint lock links colab repository clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 book: $(INSTALLED) ## run every chapter and build the book
 	@rm -rf _build
@@ -41,6 +43,20 @@ book: $(INSTALLED) ## run every chapter and build the book
 
 test: $(INSTALLED) ## test the package, and run every chapter on stand-in data
 	$(STAND_IN) $(BIN)/python -m pytest -n $(WORKERS) --cov --nbmake chapters memembed tests
+
+test-backends: ## test the layers on TensorFlow, JAX and Torch; on one: make test-jax
+	@$(MAKE) --keep-going --no-print-directory test-tensorflow test-jax test-torch
+
+test-tensorflow: .venv/.installed
+test-jax: .venv-jax/.installed
+test-torch: .venv-torch/.installed
+# What JAX compiles here runs once or twice: optimising it takes longer than it saves.
+test-jax: export JAX_DISABLE_MOST_OPTIMIZATIONS := 1
+test-tensorflow test-jax test-torch:
+	@echo "The layers on $(@:test-%=%), in $(<D):"
+	KERAS_BACKEND=$(@:test-%=%) $(<D)/bin/python -m pytest -n $(WORKERS) \
+		memembed/layers memembed/sizing.py \
+		tests/layers tests/test_sizing.py tests/test_package.py
 
 test-book: $(INSTALLED) ## check the pages that `make book` built
 	$(BIN)/python -m pytest -m book tests/book
@@ -56,10 +72,17 @@ lint: $(INSTALLED) ## check style and spelling, and that no notebook holds outpu
 	$(BIN)/codespell
 	$(BIN)/nbstripout --verify --keep-id chapters/*.ipynb
 
-lock: $(INSTALLED) ## write requirements.lock anew; UPGRADE=1 for the newest versions
-	$(BIN)/uv pip compile pyproject.toml --quiet --extra dev --universal \
-		--python-version 3.11 --generate-hashes --no-header --no-annotate \
-		$(if $(UPGRADE),--upgrade) --output-file requirements.lock
+COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-header --no-annotate $(if $(UPGRADE),--upgrade)
+
+# A package has the same version in all of them. Torch is in none: tools/make_venv.py
+# says why.
+lock: $(INSTALLED) ## write the locks anew; UPGRADE=1 for the newest versions
+	$(COMPILE) --extra dev --output-file requirements.lock
+	$(COMPILE) --extra test-layers,jax --constraint requirements.lock \
+		--output-file requirements-jax.lock
+	$(COMPILE) --extra test-layers --constraint requirements.lock \
+		--output-file requirements-torch.lock
 
 # The links' own settings: the chapters as they stand, not run.
 links: $(INSTALLED) ## check that the links out of the book still lead somewhere
@@ -78,15 +101,18 @@ colab: ## run the chapters on the versions that Colab has, in .venv-colab
 repository: ## move every link to another repository, as in URL=https://github.com/OWNER/NAME
 	@$(PYTHON) tools/repository.py '$(URL)'
 
-clean: ## remove what was built, but not .venv
+clean: ## remove what was built, but not .venv, .venv-jax and .venv-torch
 	rm -rf _build .coverage .hypothesis .pytest_cache .ruff_cache .venv-colab
 	find benchmarks chapters memembed tests tools \( -name __pycache__ -o \
 		-name .ipynb_checkpoints \) -prune -exec rm -rf {} + 2>/dev/null || true
 
-$(INSTALLED): requirements.lock pyproject.toml tools/make_venv.py
-	@$(PYTHON) tools/make_venv.py
+.venv/.installed: requirements.lock
+.venv-jax/.installed: requirements-jax.lock
+.venv-torch/.installed: requirements-torch.lock
+$(VENVS:=/.installed): pyproject.toml tools/make_venv.py
+	@$(PYTHON) tools/make_venv.py $(@D)
 
-# The stamp holds the folder that it was made for: a moved .venv does not work.
-ifneq ($(shell cat $(INSTALLED) 2>/dev/null),$(CURDIR))
-.PHONY: $(INSTALLED)
-endif
+# The stamp holds the folder that it was made for: a moved environment does not work.
+.PHONY: $(shell for venv in $(VENVS); do \
+	[ "$$(cat $$venv/.installed 2>/dev/null)" = "$$(pwd -P)" ] || echo $$venv/.installed; \
+	done)

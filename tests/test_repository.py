@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,23 +25,40 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
     "project"
 ]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+# Each backend's environment, and each lock's extras, as in the Makefile.
+ENVIRONMENTS = {"tensorflow": ".venv", "jax": ".venv-jax", "torch": ".venv-torch"}
+LOCKS = {
+    "requirements.lock": ["dev"],
+    "requirements-jax.lock": ["test-layers", "jax"],
+    "requirements-torch.lock": ["test-layers"],
+}
+each_lock = pytest.mark.parametrize("lock", LOCKS)
 
 
 def load_yaml(name):
     return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
 
 
-def requirements():
-    """Everything that pyproject.toml asks for, by name; memembed's own extras aside."""
-    extras = PROJECT["optional-dependencies"].values()
-    asked = map(Requirement, chain(PROJECT["dependencies"], *extras))
-    return [each for each in asked if each.name != PROJECT["name"]]
+def requirements(*extras):
+    """What pyproject.toml asks for, with these extras and those that they name."""
+    asked = [Requirement(each) for each in PROJECT["dependencies"]]
+    for extra in extras:
+        for each in map(Requirement, PROJECT["optional-dependencies"][extra]):
+            own = each.name == PROJECT["name"]
+            asked += requirements(*each.extras) if own else [each]
+    return asked
 
 
 def pinned(name):
     """The (name, version) pairs of a file of `name==version` lines."""
     text = (ROOT / name).read_text(encoding="utf-8")
     return re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE)
+
+
+def outside_make():
+    """The environment without what a make that runs the tests, or a reader, set."""
+    ours = ("MAKE", "MFLAGS", "MEMEMBED")
+    return {name: os.environ[name] for name in os.environ if not name.startswith(ours)}
 
 
 # The address.
@@ -194,30 +210,53 @@ def test_conda_installs_the_lock_and_lists_no_version_of_its_own():
     assert PROJECT["requires-python"] == ">=3.11"
 
 
-def test_the_lock_holds_hashes_and_no_address():
-    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    assert "://" not in lock
-    entries = re.split(r"\n(?=\S)", lock.strip())
+@each_lock
+def test_a_lock_holds_hashes_and_no_address(lock):
+    text = (ROOT / lock).read_text(encoding="utf-8")
+    assert "://" not in text
+    entries = re.split(r"\n(?=\S)", text.strip())
     assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
-    assert len(entries) == len(pinned("requirements.lock"))
+    assert len(entries) == len(pinned(lock))
 
 
-def test_the_lock_is_within_the_bounds():
-    locked = pinned("requirements.lock")
-    for asked in requirements():
+@each_lock
+def test_a_lock_is_within_the_bounds(lock):
+    locked = pinned(lock)
+    for asked in requirements(*LOCKS[lock]):
         versions = [version for name, version in locked if name == asked.name]
         assert versions, asked
         assert all(asked.specifier.contains(version) for version in versions), asked
-    assert not any(
-        asked.specifier.contains("2.0")
-        for asked in requirements()
-        if "book" in asked.name
-    )
+
+
+def test_jupyter_book_2_is_not_allowed():
+    (asked,) = (each for each in requirements("book") if each.name == "jupyter-book")
+    assert not asked.specifier.contains("2.0")
+
+
+def test_the_torch_that_is_tested_is_within_its_bound():
+    (asked,) = map(Requirement, PROJECT["optional-dependencies"]["torch"])
+    name, version = make_venv.TORCH.split("==")
+    assert name == asked.name
+    assert asked.specifier.contains(version)
+
+
+@each_lock
+def test_a_package_has_the_same_version_in_every_lock(lock):
+    everything = pinned("requirements.lock")
+    names = {name for name, _ in everything}
+    shared = {(name, version) for name, version in pinned(lock) if name in names}
+    assert {"keras", "numpy"} <= {name for name, _ in shared}
+    assert shared <= set(everything)
+
+
+def test_the_tests_of_one_backend_have_no_other():
+    for lock, backends in zip(LOCKS, [{"tensorflow"}, {"jax"}, set()], strict=True):
+        assert {name for name, _ in pinned(lock)} & set(ENVIRONMENTS) == backends
 
 
 def test_the_bounds_admit_what_colab_has():
     colab = dict(pinned("tests/colab-constraints.txt"))
-    asked = [each for each in requirements() if each.name in colab]
+    asked = [each for each in requirements("dev") if each.name in colab]
     assert {each.name for each in asked} == set(colab)
     for each in asked:
         assert each.specifier.contains(colab[each.name]), each
@@ -229,6 +268,13 @@ def test_the_workflows_test_every_python_that_make_accepts():
         f"3.{minor}" for minor in range(40) if not make_venv.python_problem((3, minor))
     ]
     assert tested["python"] == accepted
+
+
+def test_the_workflow_tests_every_backend():
+    jobs = load_yaml(".github/workflows/ci.yml")["jobs"]
+    tested = jobs["backends"]["strategy"]["matrix"]["backend"]
+    assert tested == list(ENVIRONMENTS)
+    assert set(jobs["publish"]["needs"]) == set(jobs) - {"publish"}
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
@@ -265,40 +311,97 @@ def test_a_python_without_venv_is_told_what_to_install(monkeypatch):
 
 
 def test_too_little_space_is_told_before_and_after():
-    assert make_venv.space_problem(5 * 10**9) is None
-    assert "4 GB" in make_venv.space_problem(10**9)
+    assert make_venv.space_problem(".venv", 5 * 10**9) is None
+    assert "4 GB free where .venv is" in make_venv.space_problem(".venv", 3 * 10**9)
+    assert make_venv.space_problem(".venv-jax", 3 * 10**9) is None
     script = "import sys; sys.exit('OSError: [Errno 28] No space left on device')"
     with pytest.raises(SystemExit, match=r"^Too little disk space"):
-        make_venv.run([sys.executable, "-c", script], "It failed.")
+        make_venv.run(".venv", [sys.executable, "-c", script], "It failed.")
+    script = "import sys; sys.exit('out of luck')"
     with pytest.raises(SystemExit, match=r"(?s)^out of luck\n.*It failed\."):
-        make_venv.run(
-            [sys.executable, "-c", "import sys; sys.exit('out of luck')"], "It failed."
-        )
+        make_venv.run(".venv", [sys.executable, "-c", script], "It failed.")
 
 
-@pytest.fixture
-def environment(tmp_path, monkeypatch):
-    """A .venv that this very Python made."""
+def stand_in(folder, venv, python):
+    """Make an environment in the folder that holds nothing but a link to a Python."""
+    link = folder / make_venv.python_of(venv)
+    link.parent.mkdir(parents=True)
+    link.symlink_to(python)
+    return link
+
+
+@pytest.fixture(params=ENVIRONMENTS.values())
+def environment(request, tmp_path, monkeypatch):
+    """An environment that this very Python made: its name, and the link."""
     monkeypatch.chdir(tmp_path)
-    python = tmp_path / make_venv.PYTHON
-    python.parent.mkdir(parents=True)
-    python.symlink_to(sys.executable)
-    return python
+    return request.param, stand_in(tmp_path, request.param, sys.executable)
 
 
 def test_a_venv_of_this_python_is_filled_further(environment):
-    assert make_venv.venv_problem(sys.version_info) is None
-    environment.unlink()
-    assert make_venv.venv_problem(sys.version_info) is None
+    venv, python = environment
+    assert make_venv.venv_problem(venv, sys.version_info) is None
+    python.unlink()
+    assert make_venv.venv_problem(venv, sys.version_info) is None
 
 
 def test_a_venv_that_will_not_do_is_to_be_removed(environment):
-    assert "was made by Python" in make_venv.venv_problem((3, 99))
-    Path(make_venv.STAMP).write_text("/elsewhere")
-    assert "in another folder" in make_venv.venv_problem(sys.version_info)
-    environment.unlink()
-    environment.symlink_to("/gone/python3")
-    assert "no longer runs" in make_venv.venv_problem(sys.version_info)
+    venv, python = environment
+
+    def problem(version=sys.version_info):
+        words = make_venv.venv_problem(venv, version)
+        assert words.startswith(f"{venv} was made ")
+        assert f"rm -rf {venv})" in words
+        return words
+
+    assert "by Python" in problem((3, 99))
+    Path(make_venv.stamp_of(venv)).write_text("/elsewhere")
+    assert "in another folder" in problem()
+    python.unlink()
+    python.symlink_to("/gone/python3")
+    assert "no longer runs" in problem()
+
+
+@pytest.mark.parametrize("venv", ENVIRONMENTS.values())
+def test_an_environment_is_filled_from_its_own_lock(venv, tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / venv).mkdir()
+    monkeypatch.setattr(make_venv, "run", lambda _, args, __: commands.append(args))
+    monkeypatch.setattr(make_venv, "space_problem", lambda *_: None)
+    make_venv.main(venv)
+    installed = [args[-1] for args in commands if "install" in args]
+    lock, *torch, itself = installed
+    assert lock in LOCKS
+    assert lock == make_venv.lock_of(venv)
+    assert torch == ([make_venv.TORCH] if venv == ".venv-torch" else [])
+    assert itself == "."
+    assert Path(make_venv.stamp_of(venv)).read_text() == str(tmp_path)
+
+
+def test_what_is_no_environment_is_said():
+    script = [sys.executable, ROOT / "tools" / "make_venv.py", ".venv-mxnet"]
+    run = subprocess.run(script, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr == "Name one environment: .venv, .venv-jax, .venv-torch.\n"
+
+
+def test_every_backend_has_its_turn_even_after_one_that_fails(copy):
+    python = copy / "python"
+    python.write_text('#!/bin/sh\necho "[$KERAS_BACKEND $0 $3]"; exit 1\n')
+    python.chmod(0o755)
+    for venv in ENVIRONMENTS.values():
+        stand_in(copy, venv, python)
+        (copy / make_venv.stamp_of(venv)).write_text(str(copy))
+    run = subprocess.run(
+        ["make", "test-backends"],
+        env=outside_make(),
+        cwd=copy,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode != 0
+    turns = re.findall(r"^\[(\w+) (\S+)/bin/python ", run.stdout, re.MULTILINE)
+    assert turns == list(ENVIRONMENTS.items())
 
 
 @pytest.mark.parametrize(
@@ -313,15 +416,11 @@ def test_a_venv_that_will_not_do_is_to_be_removed(environment):
 )
 def test_make_gives_kernels_an_absolute_data_folder(given, expected):
     makefile = 'include Makefile\nshow:\n\t@echo "$${MEMEMBED_DATA_DIR-unset}"\n'
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("MAKE", "MFLAGS", "MEMEMBED"))
-    }
+    given = {} if given is None else {"MEMEMBED_DATA_DIR": given}
     shown = subprocess.run(
         ["make", "--file=-", "show"],
         input=makefile,
-        env=kept if given is None else {**kept, "MEMEMBED_DATA_DIR": given},
+        env={**outside_make(), **given},
         cwd=ROOT,
         check=True,
         capture_output=True,

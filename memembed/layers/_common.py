@@ -167,7 +167,9 @@ class CompressedEmbedding(keras.layers.Layer):
         quantized = {
             part.name: {
                 "dtype": dtype_policies.serialize(part.dtype_policy),
-                "config": keras.saving.serialize_keras_object(part.quantization_config),
+                "config": keras.saving.serialize_keras_object(
+                    getattr(part, "quantization_config", None)  # older Keras has none
+                ),
             }
             for part in self.parts
             if part.quantization_mode is not None
