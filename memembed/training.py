@@ -72,24 +72,22 @@ def train(model, data, *, epochs=3, batch_size=128, learning_rate=1e-3, verbose=
     """
     loop = EpochLoop(model, batch_size)
     loop.compile(
-        optimizer=keras.optimizers.Adam(learning_rate),
-        loss="mse",
-        metrics=["mse", "mae"],
-        jit_compile=True,
+        optimizer=keras.optimizers.Adam(learning_rate), loss="mse", jit_compile=True
     )
-    loop.create_variables(data.train)
+    loop.optimizer.build(model.trainable_variables)  # else the loop is traced twice
+    callbacks = [Validation(model, data.validation)]
+    if verbose:
+        callbacks.append(EpochLine())
     with _no_retracing_warning():
         history = loop.fit(
             data.train.inputs,
             data.train.rating,
             batch_size=len(data.train),
             epochs=epochs,
-            validation_data=(data.validation.inputs, data.validation.rating),
-            validation_batch_size=len(data.validation),
-            callbacks=[EpochLine()] if verbose else None,
+            callbacks=callbacks,
             verbose=0,
         ).history
-    return {name: history[name] for name in ("mse", "mae", "val_mse", "val_mae")}
+    return history
 
 
 @contextlib.contextmanager
@@ -133,44 +131,57 @@ class EpochLoop(keras.Model):
     def call(self, inputs, training=None):
         return self.model(inputs, training=training)
 
-    def create_variables(self, examples):
-        """Create the slots and the metrics: else the loop would be traced twice."""
-        self.optimizer.build(self.model.trainable_variables)
-        first = {name: rows[:1] for name, rows in examples.inputs.items()}
-        self.compute_metrics(first, examples.rating[:1], self(first))
-        self.reset_metrics()
-
     def train_step(self, data):
         count = tf.shape(data[1])[0]
         size = tf.minimum(self.batch_size, count)
-        whole_batches = count // size
+        steps = -(-count // size)
 
-        def step(start, length):
-            # tf.slice, because XLA wants to know the length of a batch beforehand.
-            batch = tf.nest.map_structure(
-                lambda array: tf.slice(array, [start], [length]), data
+        def step(i, squared, absolute):
+            # The last batch is filled up with ratings that weigh nothing. It could be a
+            # shorter one instead, but then all of the step would be compiled twice.
+            rows = i * size + tf.range(size)
+            known = tf.cast(rows < count, "float32")[:, None]
+            inputs, ratings = tf.nest.map_structure(
+                lambda array: tf.gather(array, tf.minimum(rows, count - 1)), data
             )
-            self._step(*batch)
+            ratings = tf.reshape(ratings, (-1, 1))
+            errors = self._step(inputs, ratings, known / tf.reduce_mean(known))
+            squared += tf.reduce_sum(known * errors**2)
+            absolute += tf.reduce_sum(known * tf.abs(errors))
+            return i + 1, squared, absolute
 
-        def whole_step(i):
-            step(i * size, size)
-            return i + 1
+        _, squared, absolute = tf.while_loop(
+            lambda i, *_: i < steps, step, (0, 0.0, 0.0)
+        )
+        count = tf.cast(count, "float32")
+        return {"mse": squared / count, "mae": absolute / count}
 
-        tf.while_loop(lambda i: i < whole_batches, whole_step, [0])
-        rest = count - whole_batches * size
-        tf.cond(rest > 0, lambda: step(count - rest, rest), lambda: None)
-        errors = self.get_metrics_result()
-        return {name: errors[name] for name in ("mse", "mae")}
-
-    def _step(self, inputs, ratings):
+    def _step(self, inputs, ratings, weights):
         with tf.GradientTape() as tape:
             predictions = self(inputs, training=True)
-            loss = self.compute_loss(inputs, ratings, predictions)
+            loss = self.compute_loss(inputs, ratings, predictions, weights)
         gradients = tape.gradient(loss, self.trainable_variables)
         # Adam moves every row, whatever the batch looked up: nothing is lost.
         dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
         self.optimizer.apply(dense, self.trainable_variables)
-        self.compute_metrics(inputs, ratings, predictions)
+        return predictions - ratings
+
+
+class Validation(keras.callbacks.Callback):
+    """Adds the validation errors to what is known of an epoch.
+
+    `fit` would compile a step for them, which takes longer than the few times that it
+    runs.
+    """
+
+    def __init__(self, model, examples):
+        super().__init__()
+        self.trained = model
+        self.examples = examples
+
+    def on_epoch_end(self, epoch, logs=None):
+        errors = evaluate(self.trained, self.examples)
+        logs.update({f"val_{name}": value for name, value in errors.items()})
 
 
 class EpochLine(keras.callbacks.Callback):
