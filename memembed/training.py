@@ -1,6 +1,7 @@
 """Train a rating model, evaluate it, and keep what a comparison needs of it."""
 
 import contextlib
+import json
 import time
 from dataclasses import dataclass, field
 
@@ -70,12 +71,9 @@ def train(model, data, *, epochs=3, batch_size=128, learning_rate=1e-3, verbose=
         A dict, per epoch, of the training errors `mse` and `mae` and of the
         validation errors `val_mse` and `val_mae`.
     """
-    loop = EpochLoop(model, batch_size)
-    loop.compile(
-        optimizer=keras.optimizers.Adam(learning_rate), loss="mse", jit_compile=True
-    )
-    loop.optimizer.build(model.trainable_variables)  # else the loop is traced twice
-    callbacks = [Validation(model, data.validation)]
+    loop = _loop_for(model, batch_size)
+    loop.begin(model, learning_rate)
+    callbacks = [Validation(loop.model, data.validation)]
     if verbose:
         callbacks.append(EpochLine())
     with _no_retracing_warning():
@@ -87,7 +85,29 @@ def train(model, data, *, epochs=3, batch_size=128, learning_rate=1e-3, verbose=
             callbacks=callbacks,
             verbose=0,
         ).history
+    model.set_weights(loop.model.get_weights())
     return history
+
+
+_loops = {}
+MOST_LOOPS = 8  # each keeps a model's weights and slots
+
+
+def _loop_for(model, batch_size):
+    """Return a loop for models like this one, compiled already if there was one.
+
+    Compiling takes as long as an epoch or two, and is the same for every seed.
+    """
+    structure = model.to_json()
+    # Two models are alike whatever Keras called their layers.
+    for i, layer in enumerate([model, *model.layers]):
+        structure = structure.replace(json.dumps(layer.name), f'"#{i}"')
+    key = structure, batch_size
+    if key not in _loops:
+        _loops[key] = EpochLoop(keras.models.clone_model(model), batch_size)
+        if len(_loops) > MOST_LOOPS:
+            del _loops[next(iter(_loops))]
+    return _loops[key]
 
 
 @contextlib.contextmanager
@@ -127,6 +147,15 @@ class EpochLoop(keras.Model):
         super().__init__()
         self.model = model
         self.batch_size = batch_size
+        self.compile(keras.optimizers.Adam(), "mse", jit_compile=True)
+        self.optimizer.build(model.trainable_variables)  # else it is traced twice
+
+    def begin(self, model, learning_rate):
+        """Start from this model's weights, with an Adam that has seen nothing."""
+        self.model.set_weights(model.get_weights())
+        for variable in self.optimizer.variables:
+            variable.assign(keras.ops.zeros_like(variable))
+        self.optimizer.learning_rate = learning_rate
 
     def call(self, inputs, training=None):
         return self.model(inputs, training=training)

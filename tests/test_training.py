@@ -69,6 +69,41 @@ def test_train_equals_fit(data, batch_size):
         np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
+def test_a_second_model_trains_as_the_first_one_did(data):
+    """It uses what was compiled for the first, but none of its weights and slots."""
+    weights, histories = [], []
+    for learning_rate in (0.02, 0.01, 0.01):
+        keras.utils.set_random_seed(1)
+        model = build()
+        histories.append(train(model, data, epochs=2, learning_rate=learning_rate))
+        weights.append(model)
+    assert histories[1] == histories[2] != histories[0]
+    weights = [model.get_weights() for model in weights]
+    for first, second in zip(weights[1], weights[2], strict=True):
+        np.testing.assert_array_equal(first, second)
+    assert any((a != b).any() for a, b in zip(weights[0], weights[1], strict=True))
+
+
+def test_a_model_of_another_structure_has_a_loop_of_its_own(data):
+    """Two that differ in which table is whose, and in nothing else."""
+    for swap in (False, True):
+        keras.utils.set_random_seed(0)
+        tables = [keras.layers.Embedding(60, 3), keras.layers.Embedding(60, 3)]
+        inputs = {
+            name: keras.Input((), dtype="int32", name=name)
+            for name in ("user", "movie")
+        }
+        rows = [
+            table(each) for table, each in zip(tables, inputs.values(), strict=True)
+        ]
+        score = keras.layers.Subtract()(rows[::-1] if swap else rows)
+        model = keras.Model(inputs, keras.layers.Dense(1)(score))
+        before = evaluate(model, data.validation)["mse"]
+        history = train(model, data, epochs=3, learning_rate=0.05)
+        assert history["val_mse"][-1] < 0.9 * before
+        assert evaluate(model, data.validation)["mse"] == history["val_mse"][-1]
+
+
 def test_training_beats_the_mean(data):
     result = experiment(
         "biases",
