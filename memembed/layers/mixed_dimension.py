@@ -42,7 +42,9 @@ class MDEmbedding(CompressedEmbedding):
             `block_dims` differ in length, or a block is wider than `output_dim`.
 
     Input shape:
-        Integers of any shape.
+        Integers of any shape and dtype. Floats are truncated. JAX cuts 64-bit ids to 32
+        bits before a model sees them, unless `jax_enable_x64` is on, and a vocabulary
+        past 2**31 needs it.
 
     Output shape:
         The input's shape followed by `output_dim`. An id outside `[0, input_dim)`,

@@ -54,7 +54,9 @@ class QREmbedding(CompressedEmbedding):
             equally while `combiner` is `"concatenate"`.
 
     Input shape:
-        Integers of any shape and dtype. Floats are truncated.
+        Integers of any shape and dtype. Floats are truncated. JAX cuts 64-bit ids to 32
+        bits before a model sees them, unless `jax_enable_x64` is on, and a vocabulary
+        past 2**31 needs it.
 
     Output shape:
         The input's shape followed by `output_dim`, in the layer's compute dtype. An id
