@@ -31,11 +31,11 @@ def machine():
     )
 
 
-def training(repeats):
+def training(data, repeats):
     """Time the Keras example's experiment, its way and ours; return a section."""
     from benchmarks.training import BAR, measure, ratios
 
-    rows = measure(repeats, progress=lambda runs: tqdm(runs, "training"))
+    rows = measure(data, repeats, progress=lambda runs: tqdm(runs, "training"))
     rows.to_csv(RESULTS / "training.csv", index=False)
     found = ratios(rows)
     means = rows.groupby(["model", "way"], sort=False)[
@@ -58,14 +58,16 @@ def training(repeats):
     )
 
 
-def floor():
+def floor(data):
     """Compute the least time of an epoch from the bandwidth; return a section."""
     from benchmarks.floor import bandwidth, bytes_per_epoch
+    from benchmarks.training import builders
 
-    ratings = 850_177  # the 85% that the example trains on
     rows = []
-    for model, parameters in (("baseline", 623_744), ("QR and MD", 117_968)):
-        moved, speed = bytes_per_epoch(parameters, ratings), bandwidth(parameters)
+    for model, build in builders(data).items():
+        parameters = build().count_params()
+        moved = bytes_per_epoch(parameters, len(data.train))
+        speed = bandwidth(parameters)
         rows.append((model, parameters, moved / 1e9, speed / 1e9, moved / speed))
     columns = ["model", "parameters", "GB moved", "GB/s", "seconds"]
     return "\n\n".join(
@@ -81,8 +83,12 @@ def main():
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--repeats", type=int, default=3, help="pairs of runs")
     arguments = parser.parse_args()
+    from benchmarks.training import like_the_example
+    from memembed.data import load_ratings, prepare
+
     RESULTS.mkdir(exist_ok=True)
-    sections = ["# Results", machine(), floor(), training(arguments.repeats)]
+    data = like_the_example(prepare(load_ratings()))
+    sections = ["# Results", machine(), floor(data), training(data, arguments.repeats)]
     page = "\n\n".join(sections) + "\n"
     (RESULTS / "README.md").write_text(page, encoding="utf-8")
     print(page)

@@ -1,4 +1,4 @@
-"""The least time that an epoch of dense Adam could take, and what it takes.
+"""The least time that an epoch of dense Adam could take.
 
 Adam reads and writes every weight and both of its slots at every step, whatever the
 batch looked up, and the gradient is written and read once: eight floats for each

@@ -8,7 +8,7 @@ import pandas as pd
 
 from benchmarks import keras_example
 from memembed import MDEmbedding, QREmbedding
-from memembed.data import Examples, load_ratings, prepare
+from memembed.data import Examples
 from memembed.models import dot_product_model
 from memembed.training import experiment
 
@@ -61,10 +61,11 @@ def run(data, epochs=3):
     ]
 
 
-def measure(repeats, epochs=3, progress=iter):
+def measure(data, repeats, epochs=3, progress=iter):
     """Run both ways in turn.
 
     Args:
+        data: what `like_the_example` returns.
         repeats: how many pairs of runs.
         epochs: passes over the training split.
         progress: wraps the sequence of runs, such as `tqdm.tqdm`.
@@ -73,8 +74,6 @@ def measure(repeats, epochs=3, progress=iter):
         A DataFrame with a row for each model that was trained: pair, way, model,
         parameters, seconds, and the evaluation errors MSE and MAE.
     """
-    ratings = load_ratings()
-    data = like_the_example(prepare(ratings))
     ways = {"Keras example": keras_example.run, "memembed": run}
     runs = [(pair, way) for pair in range(repeats) for way in ways]
     rows = [
