@@ -200,19 +200,32 @@ class MDEmbedding(CompressedEmbedding):
     def look_up(self, ids):
         if len(ids.shape) == 0:  # a product needs at least one axis of rows
             return self.look_up(ops.expand_dims(ids, 0))[0]
-        embeddings = None
+        # A wide vector for each id is what takes time. So rows stay narrow, side by
+        # side, each zero unless the id is in its block, until one product widens all.
+        narrow, kernels, wide = [], [], []
         starts = itertools.accumulate(self.block_sizes[:-1], initial=0)
         for start, size, table, projection in zip(
             starts, self.block_sizes, self.tables, self.projections, strict=True
         ):
             in_block = ops.logical_and(ids >= start, ids < start + size)
             rows = table(ops.where(in_block, ids - start, 0))
-            if projection is not None:
-                rows = projection(rows)
-            if embeddings is None:
-                embeddings = rows
-            else:
-                embeddings = ops.where(ops.expand_dims(in_block, -1), rows, embeddings)
+            in_block = ops.expand_dims(in_block, -1)
+            if projection is None:
+                wide.append((in_block, rows))
+                continue
+            narrow.append(ops.where(in_block, rows, 0.0))
+            kernels.append(projection(ops.eye(table.output_dim)))  # quantised or not
+            if self.use_bias:
+                bias = projection(ops.zeros((1, table.output_dim)))
+                narrow.append(ops.cast(in_block, rows.dtype))
+                kernels[-1] = ops.concatenate([kernels[-1] - bias, bias])
+        if narrow:
+            rows = ops.concatenate(narrow, axis=-1)
+            embeddings = ops.matmul(rows, ops.concatenate(kernels))
+        else:
+            _, embeddings = wide.pop()
+        for in_block, rows in wide:
+            embeddings = ops.where(in_block, rows, embeddings)
         return embeddings
 
     def get_config(self):
