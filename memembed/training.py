@@ -78,15 +78,34 @@ def train(model, data, *, epochs=3, batch_size=128, learning_rate=1e-3, verbose=
         callbacks.append(EpochLine())
     with _no_retracing_warning():
         history = loop.fit(
-            data.train.inputs,
-            data.train.rating,
-            batch_size=len(data.train),
+            _epoch_as_batch(data.train),
             epochs=epochs,
+            shuffle=False,  # the dataset does that itself
             callbacks=callbacks,
             verbose=0,
         ).history
     model.set_weights(loop.model.get_weights())
     return history
+
+
+def _epoch_as_batch(examples):
+    """Return a dataset of one batch: all examples, in a new random order each time.
+
+    It is what `fit` makes of arrays itself, but for one option: TensorFlow's autotuning
+    of a dataset waits in a thread, longer each time, and at the end of an epoch that
+    thread has to be waited for, for up to as long as the epoch took.
+    """
+    arrays = tf.nest.map_structure(
+        tf.convert_to_tensor, (examples.inputs, examples.rating)
+    )
+
+    def shuffled(_):
+        rows = tf.random.shuffle(tf.range(len(examples), dtype="int64"))
+        return tf.nest.map_structure(lambda array: tf.gather(array, rows), arrays)
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return tf.data.Dataset.range(1).map(shuffled).with_options(options)
 
 
 _loops = {}
