@@ -61,7 +61,7 @@ test-tensorflow test-jax test-torch:
 test-book: $(INSTALLED) ## check the pages that `make book` built
 	$(BIN)/python -m pytest -m book tests/book
 
-bench: $(INSTALLED) ## time training beside the Keras example's way; see benchmarks/
+bench: $(VENVS:=/.installed) ## time training and the layers, beside others; see benchmarks/
 	$(BIN)/python -m benchmarks
 
 lab: $(INSTALLED) ## open the chapters in JupyterLab

@@ -6,6 +6,7 @@ looks the ids up as strings inside the model, and calls `fit` with its defaults.
 tables, and so the parameters, are the example's.
 """
 
+import contextlib
 import tempfile
 import time
 from pathlib import Path
@@ -125,11 +126,7 @@ def run(data, epochs=3, batch_size=128):
         written.
     """
     results = []
-    with tempfile.TemporaryDirectory() as folder:
-        train, evaluation = (
-            _csv_dataset(part, data, Path(folder) / f"{name}.csv", batch_size)
-            for name, part in (("train", data.train), ("eval", data.evaluation))
-        )
+    with datasets(data, batch_size) as (train, evaluation):
         for name, build in builders(data).items():
             keras.utils.set_random_seed(0)
             model = build()
@@ -152,6 +149,16 @@ def run(data, epochs=3, batch_size=128):
                 }
             )
     return results
+
+
+@contextlib.contextmanager
+def datasets(data, batch_size=128):
+    """Write both splits to files, and yield datasets that read them."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield tuple(
+            _csv_dataset(part, data, Path(folder) / f"{name}.csv", batch_size)
+            for name, part in (("train", data.train), ("eval", data.evaluation))
+        )
 
 
 def _csv_dataset(part, data, path, batch_size):

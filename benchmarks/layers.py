@@ -14,6 +14,7 @@ import itertools
 import math
 import os
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -318,7 +319,7 @@ def measure(
     batches=BATCHES,
     variants=tuple(VARIANTS),
     optimizers=OPTIMIZERS,
-    seconds=3.0,
+    seconds=2.0,
     progress=True,
 ):
     """Time the variants at every size, on the backend that Keras runs on.
@@ -443,20 +444,6 @@ def cache_bytes():
         return 2**25
 
 
-def markdown(frame):
-    """Return a table in Markdown, with its quartiles in one column."""
-    frame = frame.copy()
-    spread = [
-        f"{row.median:.3g} ({row.low:.3g} to {row.high:.3g})"
-        for row in frame[["low", "median", "high"]].itertuples()
-    ]
-    frame = frame.drop(columns=["low", "median", "high"]).assign(
-        **{"median (quartiles)": spread}
-    )
-    rows = [list(frame), ["---"] * len(frame.columns), *frame.astype(str).values]
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small sizes, few repeats")
@@ -464,13 +451,20 @@ def main():
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     parser.add_argument("--optimizers", nargs="+", default=OPTIMIZERS)
     parser.add_argument("--variants", nargs="+", default=tuple(VARIANTS))
-    parser.add_argument("--seconds", type=float, default=3.0, help="per comparison")
+    parser.add_argument("--seconds", type=float, default=2.0, help="per comparison")
+    parser.add_argument("--folder", type=Path, help="write tables here, print nothing")
     arguments = vars(parser.parse_args())
     if arguments.pop("quick"):
         arguments.update(vocabularies=VOCABULARIES[:2], batches=BATCHES[:2])
         arguments.update(seconds=0.3, optimizers=OPTIMIZERS[:1])
-    times, bars = measure(**arguments)
-    print(f"{BACKEND}, milliseconds:\n\n{markdown(times)}\n\nbars:\n\n{markdown(bars)}")
+    folder = arguments.pop("folder")
+    for name, table in zip(
+        ("layers", "layers_bars"), measure(**arguments), strict=True
+    ):
+        if folder:
+            table.to_csv(folder / f"{name}.csv", index=False)
+        else:
+            print(table.to_string(index=False), end="\n\n")
 
 
 if __name__ == "__main__":

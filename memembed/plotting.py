@@ -298,6 +298,55 @@ def _name_points(axes, points):
         taken.append(box)
 
 
+def step_times(times):
+    """Show how long a step takes, by the size of the vocabulary.
+
+    Args:
+        times: a DataFrame of `vocabulary`, `variant`, and milliseconds: `low`, `median`
+            and `high`. A line for each variant, in a band from low to high.
+    """
+    axes = _new_axes()
+    for label, rows in times.groupby("variant", sort=False):
+        (line,) = axes.loglog(
+            rows["vocabulary"], rows["median"], marker="o", label=label
+        )
+        axes.fill_between(
+            rows["vocabulary"],
+            rows["low"],
+            rows["high"],
+            color=line.get_color(),
+            alpha=0.2,
+            linewidth=0,
+        )
+    axes.set(xlabel="ids in the vocabulary", ylabel="milliseconds a step")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.legend(frameon=False)
+    return axes
+
+
+def seconds(frame):
+    """Compare times as bars: a group for each row, a bar for each column.
+
+    Args:
+        frame: a DataFrame of seconds.
+    """
+    axes = _new_axes()
+    height = 0.8 / frame.shape[1]
+    rows = np.arange(len(frame))
+    for i, (label, values) in enumerate(frame.items()):
+        bars = axes.barh(rows + i * height, values, height, label=label)
+        axes.bar_label(bars, [f"{value:.3g} s" for value in values], padding=4)
+    axes.set_yticks(rows + (frame.shape[1] - 1) * height / 2, frame.index)
+    axes.invert_yaxis()
+    axes.set(xlabel="seconds")
+    axes.set_xlim(right=1.15 * frame.to_numpy().max())
+    axes.grid(visible=False, axis="y")
+    if frame.shape[1] > 1:
+        axes.legend(frameon=False)
+    return axes
+
+
 def table(frame):
     """Show a table with its thousands set apart, and errors to four digits.
 

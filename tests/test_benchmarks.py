@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from benchmarks import floor, keras_example, training
+from benchmarks import epoch, keras_example, training
 from memembed.data import prepare, synthetic_ratings
 
 
@@ -49,4 +49,4 @@ def test_ratios_are_taken_pair_by_pair():
 
 
 def test_bytes_that_adam_moves():
-    assert floor.bytes_per_epoch(1000, 300, batch_size=128) == 4 * 8 * 1000 * 3
+    assert epoch.bytes_per_epoch(1000, 300, batch_size=128) == 4 * 8 * 1000 * 3

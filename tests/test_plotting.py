@@ -139,3 +139,27 @@ def test_table():
     assert ">623,744<" in html
     assert ">0.7415<" in html
     assert 'class="dataframe"' in html
+
+
+def test_step_times():
+    times = pd.DataFrame(
+        {
+            "vocabulary": [100, 1000, 100, 1000],
+            "variant": ["plain", "plain", "QR", "QR"],
+            "low": [1, 8, 1, 1],
+            "median": [2, 9, 1, 2],
+            "high": [3, 10, 2, 2],
+        }
+    )
+    axes = plotting.step_times(times)
+    assert legend(axes) == ["plain", "QR"]
+    assert axes.lines[0].get_ydata().tolist() == [2, 9]
+
+
+def test_seconds():
+    frame = pd.DataFrame({"a": [30, 10], "b": [3, 2]}, index=["large", "small"])
+    axes = plotting.seconds(frame)
+    assert legend(axes) == ["a", "b"]
+    assert [bar.get_width() for bar in axes.patches] == [30, 10, 3, 2]
+    assert [text.get_text() for text in axes.texts] == ["30 s", "10 s", "3 s", "2 s"]
+    assert plotting.seconds(frame[["a"]]).get_legend() is None

@@ -1,0 +1,132 @@
+"""Where the time of one epoch of the baseline goes, the Keras example's way and ours.
+
+The floor is the least time that an epoch of dense Adam could take. Adam reads and
+writes every weight and both of its slots at every step, whatever the batch looked up,
+and the gradient is written and read once: eight floats for each parameter. How fast
+memory moves is measured on arrays as large as those of the model, because a small
+model's stay in the processor's cache.
+"""
+
+import statistics
+import time
+
+import keras
+import numpy as np
+import pandas as pd
+
+from benchmarks import keras_example
+from benchmarks.training import builders
+from memembed.models import dot_product_model
+from memembed.training import train
+
+FLOATS_MOVED = 8  # weight, two slots and gradient, each of them read and written
+REPEATS = 200
+
+
+def bytes_per_epoch(parameters, ratings, batch_size=128):
+    """Count the bytes that Adam moves in one pass over the ratings."""
+    return 4 * FLOATS_MOVED * parameters * -(-ratings // batch_size)
+
+
+def bandwidth(parameters):
+    """Measure bytes per second of a sum on three arrays, on one core.
+
+    Args:
+        parameters: the arrays together are as large as the weights, the slots and the
+            gradients of a model with so many.
+    """
+    a, b, total = (np.ones(4 * parameters // 3, "float32") for _ in range(3))
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        np.add(a, b, out=total)
+        seconds.append(time.perf_counter() - start)
+    return 3 * a.nbytes / statistics.median(seconds)
+
+
+class EpochSeconds(keras.callbacks.Callback):
+    """Keeps how long each epoch took."""
+
+    def on_train_begin(self, logs=None):
+        self.seconds = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.start = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seconds.append(time.perf_counter() - self.start)
+
+
+def seconds_of(run):
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def second_epoch(model, *data, **settings):
+    """Return how long `fit` takes for an epoch, once everything is compiled."""
+    clock = EpochSeconds()
+    model.compile(keras.optimizers.Adam(1e-3), "mse")
+    model.fit(*data, epochs=2, verbose=0, callbacks=[clock], **settings)
+    return clock.seconds[1]
+
+
+def ways(data):
+    """Return, by name, functions that run an epoch and return its seconds.
+
+    What is compiled is compiled before.
+    """
+    arrays = data.train.inputs, data.train.rating
+    users, movies = len(data.users), len(data.movies)
+    baseline = builders(data)["baseline"]
+
+    def example():
+        with keras_example.datasets(data) as (dataset, _):
+            model = keras_example.builders(data)["baseline"]()
+            return second_epoch(model, dataset, shuffle=False)
+
+    def example_input():
+        with keras_example.datasets(data) as (dataset, _):
+            # Counted by TensorFlow itself: a loop in Python would take longer than fit.
+            return seconds_of(lambda: dataset.reduce(0, lambda count, _: count + 1))
+
+    def one_column():
+        model = dot_product_model(
+            keras.layers.Embedding(users, 1), keras.layers.Embedding(movies, 1)
+        )
+        return second_epoch(model, *arrays, batch_size=128)
+
+    def ours():
+        train(baseline(), data, epochs=1)
+        return seconds_of(lambda: train(baseline(), data, epochs=1))
+
+    def floor():
+        parameters = baseline().count_params()
+        return bytes_per_epoch(parameters, len(data.train)) / bandwidth(parameters)
+
+    return {
+        "the Keras example": example,
+        "its input alone": example_input,
+        "fit on arrays": lambda: second_epoch(baseline(), *arrays, batch_size=128),
+        "fit on arrays, 1 column": one_column,
+        "memembed": ours,
+        "floor": floor,
+    }
+
+
+def measure(data, repeats, progress=iter):
+    """Time an epoch in several ways.
+
+    Args:
+        data: what `benchmarks.training.like_the_example` returns.
+        repeats: how often.
+        progress: wraps the sequence of repeats, such as `tqdm.tqdm`.
+
+    Returns:
+        A DataFrame of `repeat`, `what` and `seconds`.
+    """
+    return pd.DataFrame(
+        {"repeat": repeat, "what": what, "seconds": run()}
+        for repeat in progress(range(repeats))
+        for what, run in ways(data).items()
+    )

@@ -1,0 +1,35 @@
+"""Results that take too long to compute in a chapter: what `make bench` found."""
+
+from importlib import resources
+
+import pandas as pd
+
+
+def stored(name):
+    """Read stored results.
+
+    Args:
+        name: name of a table: `epoch`, `layers`, `layers_bars`, `machine` or
+            `training`.
+
+    Returns:
+        A DataFrame.
+
+    Raises:
+        ValueError: there is no such table.
+
+    Example:
+        >>> from memembed.results import stored
+        >>> list(stored("machine").columns)
+        ['part', 'machine', 'versions']
+    """
+    folder = resources.files(__name__)
+    tables = sorted(
+        path.name.removesuffix(".csv")
+        for path in folder.iterdir()
+        if path.name.endswith(".csv")
+    )
+    if name not in tables:
+        raise ValueError(f"`name` must be one of {tables}. Received: name={name!r}")
+    with (folder / f"{name}.csv").open(encoding="utf-8") as file:
+        return pd.read_csv(file)
