@@ -25,7 +25,8 @@ RESULTS = ROOT / "memembed" / "results"
 BACKENDS = {"tensorflow": ".venv", "jax": ".venv-jax", "torch": ".venv-torch"}
 
 
-# Parts: functions from the arguments to tables, by name.
+# Parts: functions from the arguments that yield tables, by name. What they have yielded
+# is kept if they are interrupted.
 
 
 @functools.cache
@@ -48,30 +49,24 @@ def data(arguments):
         prepare(frame)
         end = time.perf_counter()
         rows.append((repeat, len(frame), read - start, end - read))
-    return {
-        "data": pd.DataFrame(
-            rows, columns=["repeat", "ratings", "read", "split and encode"]
-        )
-    }
+    columns = ["repeat", "ratings", "read", "split and encode"]
+    yield {"data": pd.DataFrame(rows, columns=columns)}
 
 
 def epoch(arguments):
     from benchmarks.epoch import measure
 
-    return {"epoch": measure(ratings(), arguments.repeats, _bar("epoch"))}
+    yield {"epoch": measure(ratings(), arguments.repeats, _bar("epoch"))}
 
 
 def training(arguments):
     from benchmarks.training import measure
 
-    return {
-        "training": measure(ratings(), arguments.repeats, progress=_bar("training"))
-    }
+    yield {"training": measure(ratings(), arguments.repeats, progress=_bar("training"))}
 
 
 def layers(arguments):
     """Time the layers on each backend, in a process and an environment of its own."""
-    found = {"layers": [], "layers_bars": []}
     for backend, venv in BACKENDS.items():
         with tempfile.TemporaryDirectory() as folder:
             command = ["-m", "benchmarks.layers", "--folder", folder]
@@ -81,9 +76,20 @@ def layers(arguments):
                 cwd=ROOT,
                 check=True,
             )
-            for name, tables in found.items():
-                tables.append(pd.read_csv(Path(folder) / f"{name}.csv"))
-    return {name: pd.concat(tables) for name, tables in found.items()}
+            yield {
+                name: with_other_backends(
+                    name, pd.read_csv(Path(folder) / f"{name}.csv")
+                )
+                for name in ("layers", "layers_bars")
+            }
+
+
+def with_other_backends(name, table):
+    """Replace what was stored of a table's backend."""
+    if not (RESULTS / f"{name}.csv").exists():
+        return table
+    others = stored(name)
+    return pd.concat([others[~others.backend.isin(table.backend)], table])
 
 
 PARTS = {part.__name__: part for part in (data, epoch, training, layers)}
@@ -257,8 +263,9 @@ def main():
             parser.error(f"no part {part!r}: there are {', '.join(PARTS)}")
     os.environ.setdefault("MEMEMBED_DATASET", "ml-1m")  # not the stand-in by chance
     for part in arguments.parts:
-        keep(part, PARTS[part](arguments))
-        (ROOT / "benchmarks" / "results.md").write_text(page(), encoding="utf-8")
+        for tables in PARTS[part](arguments):
+            keep(part, tables)
+            (ROOT / "benchmarks" / "results.md").write_text(page(), encoding="utf-8")
     print(f"Written to {RESULTS} and benchmarks/results.md.", file=sys.stderr)
 
 

@@ -319,8 +319,8 @@ def step_times(times):
             linewidth=0,
         )
     axes.set(xlabel="ids in the vocabulary", ylabel="milliseconds a step")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axes.legend(frameon=False)
     return axes
 

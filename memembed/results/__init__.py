@@ -9,8 +9,8 @@ def stored(name):
     """Read stored results.
 
     Args:
-        name: name of a table: `epoch`, `layers`, `layers_bars`, `machine` or
-            `training`.
+        name: name of a table, such as `training`; `machine` says what the others were
+            taken on.
 
     Returns:
         A DataFrame.
