@@ -53,8 +53,17 @@ class Result:
         return training_bytes([(self.parameters,)], optimizer="adam")
 
 
-def train(model, data, *, epochs=3, batch_size=128, learning_rate=1e-3, verbose=False):
-    """Fit `model` on the training split with Adam and the squared error.
+def train(
+    model,
+    data,
+    *,
+    epochs=3,
+    batch_size=128,
+    learning_rate=1e-3,
+    loss="mse",
+    verbose=False,
+):
+    """Fit `model` on the training split with Adam.
 
     The defaults are the settings of the Keras example. The result is that of
     `model.compile` and `model.fit` with these settings, sooner: see `EpochLoop`.
@@ -64,16 +73,21 @@ def train(model, data, *, epochs=3, batch_size=128, learning_rate=1e-3, verbose=
         data: `memembed.data.RatingData`.
         epochs: passes over the training split, in a new random order each time.
         batch_size: ratings per step.
-        learning_rate: Adam's.
+        learning_rate: Adam's: a number, or one for each epoch.
+        loss: a Keras loss, or its name.
         verbose: whether to print a line per epoch.
 
     Returns:
-        A dict, per epoch, of the training errors `mse` and `mae` and of the
-        validation errors `val_mse` and `val_mae`.
+        A dict, per epoch, of the training errors `mse` and `mae`, of the validation
+        errors `val_mse` and `val_mae`, and of the `learning_rate`.
     """
-    loop = _loop_for(model, batch_size)
-    loop.begin(model, learning_rate)
-    callbacks = [Validation(loop.model, data.validation)]
+    loop = _loop_for(model, batch_size, keras.losses.get(loss))
+    rates = np.broadcast_to(learning_rate, epochs)
+    loop.begin(model)
+    callbacks = [
+        keras.callbacks.LearningRateScheduler(lambda epoch: float(rates[epoch])),
+        Validation(loop.model, data.validation),
+    ]
     if verbose:
         callbacks.append(EpochLine())
     with _no_retracing_warning():
@@ -112,7 +126,7 @@ _loops = {}
 MOST_LOOPS = 8  # each keeps a model's weights and slots
 
 
-def _loop_for(model, batch_size):
+def _loop_for(model, batch_size, loss):
     """Return a loop for models like this one, compiled already if there was one.
 
     Compiling takes as long as an epoch or two, and is the same for every seed.
@@ -121,9 +135,9 @@ def _loop_for(model, batch_size):
     # Two models are alike whatever Keras called their layers.
     for i, layer in enumerate([model, *model.layers]):
         structure = structure.replace(json.dumps(layer.name), f'"#{i}"')
-    key = structure, batch_size
+    key = structure, batch_size, loss
     if key not in _loops:
-        _loops[key] = EpochLoop(keras.models.clone_model(model), batch_size)
+        _loops[key] = EpochLoop(keras.models.clone_model(model), batch_size, loss)
         if len(_loops) > MOST_LOOPS:
             del _loops[next(iter(_loops))]
     return _loops[key]
@@ -162,19 +176,18 @@ class EpochLoop(keras.Model):
     Torch. The trained model's error changes by far less than it does between seeds.
     """
 
-    def __init__(self, model, batch_size):
+    def __init__(self, model, batch_size, loss):
         super().__init__()
         self.model = model
         self.batch_size = batch_size
-        self.compile(keras.optimizers.Adam(), "mse", jit_compile=True)
+        self.compile(keras.optimizers.Adam(), loss, jit_compile=True)
         self.optimizer.build(model.trainable_variables)  # else it is traced twice
 
-    def begin(self, model, learning_rate):
+    def begin(self, model):
         """Start from this model's weights, with an Adam that has seen nothing."""
         self.model.set_weights(model.get_weights())
         for variable in self.optimizer.variables:
             variable.assign(keras.ops.zeros_like(variable))
-        self.optimizer.learning_rate = learning_rate
 
     def call(self, inputs, training=None):
         return self.model(inputs, training=training)

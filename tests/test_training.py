@@ -63,10 +63,51 @@ def test_train_equals_fit(data, batch_size):
         validation_data=(data.validation.inputs, data.validation.rating),
         verbose=0,
     ).history
+    assert history.pop("learning_rate") == pytest.approx([0.01] * 3)
     for name, values in history.items():
         np.testing.assert_allclose(values, expected_history[name], rtol=1e-4)
     for ours, theirs in zip(model.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+def test_a_loss_and_a_rate_for_each_epoch(data):
+    losses = [keras.losses.Huber(delta) for delta in (0.1, 0.2)]  # alike in JSON
+    rates = [0.01, 0.001]
+    weights = []
+    for loss in losses:
+        keras.utils.set_random_seed(0)
+        model = build()
+        history = train(model, data, epochs=2, learning_rate=rates, loss=loss)
+        assert history["learning_rate"] == pytest.approx(rates)
+        weights.append(np.concatenate([w.ravel() for w in model.get_weights()]))
+
+        keras.utils.set_random_seed(0)
+        expected = build()
+        plain = Plain(expected)
+        plain.compile(keras.optimizers.Adam(), loss)
+        plain.fit(
+            data.train.inputs,
+            data.train.rating,
+            batch_size=128,
+            epochs=2,
+            callbacks=[keras.callbacks.LearningRateScheduler(lambda e: rates[e])],
+            verbose=0,
+        )
+        for ours, theirs in zip(
+            model.get_weights(), expected.get_weights(), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    assert abs(weights[0] - weights[1]).max() > 1e-3
+
+
+def test_what_a_regularizer_adds_is_minimised(data):
+    sizes = []
+    for penalty in (None, keras.regularizers.L2(1.0)):
+        keras.utils.set_random_seed(0)
+        users = keras.layers.Embedding(60, 4, activity_regularizer=penalty)
+        train(dot_product_model(users, keras.layers.Embedding(50, 4)), data)
+        sizes.append(np.abs(users.get_weights()[0]).mean())
+    assert sizes[1] < 0.5 * sizes[0]
 
 
 def test_a_second_model_trains_as_the_first_one_did(data):
