@@ -3,6 +3,7 @@
 import math
 import operator
 
+MOST_BITS = 8  # of a number in a LowBitEmbedding
 COMBINERS = ("multiply", "add", "concatenate")
 
 
@@ -49,6 +50,55 @@ def check_sizes(name, values):
     if not sizes:
         raise ValueError(f"`{name}` must not be empty. Received: {name}={values!r}")
     return sizes
+
+
+def check_bits(bits, output_dim):
+    """Return the bits of each column as a list.
+
+    Args:
+        bits: one number for all columns, or one for each.
+        output_dim: how many columns there are.
+
+    Raises:
+        TypeError: `bits` is neither an integer nor a sequence of them.
+        ValueError: one is not from 1 to 8, or there is not one for each column.
+    """
+    if hasattr(bits, "__iter__"):
+        bits = check_sizes("bits", bits)
+    else:
+        bits = [check_size("bits", bits)] * output_dim
+    if len(bits) != output_dim or max(bits) > MOST_BITS:
+        raise ValueError(
+            f"`bits` must be from 1 to {MOST_BITS}, one number for all {output_dim} "
+            f"columns or one for each. Received: bits={bits!r}"
+        )
+    return bits
+
+
+def check_block_bits(bits, shapes):
+    """Return, for each of an `MDEmbedding`'s tables, the bits of its columns.
+
+    Args:
+        bits: None, one number, or an entry for each block: a number, or one for each of
+            its columns.
+        shapes: what `md_shapes` returns.
+
+    Raises:
+        TypeError: as of `check_bits`.
+        ValueError: as of `check_bits`, or there is not an entry for each block.
+    """
+    if bits is None:
+        return [None] * len(shapes)
+    if not hasattr(bits, "__iter__"):
+        bits = [bits] * len(shapes)
+    if len(bits) != len(shapes):
+        raise ValueError(
+            "`bits` must be one number, or an entry for each of the "
+            f"{len(shapes)} blocks. Received: bits={bits!r}"
+        )
+    return [
+        check_bits(each, width) for each, (_, width) in zip(bits, shapes, strict=True)
+    ]
 
 
 def qr_shapes(input_dim, output_dim, num_buckets, combiner):

@@ -16,7 +16,8 @@ def dot_product_model(user_embedding, movie_embedding, biases=False):
         user_embedding: a layer from rows of users, integers of any shape, to vectors,
             such as `keras.layers.Embedding`, `QREmbedding` or `MDEmbedding`.
         movie_embedding: the same for movies, with vectors of the same length.
-        biases: whether each user and each movie has a bias, starting at zero.
+        biases: whether each user and each movie has a bias, starting at zero; or the
+            two layers for them, users' first, from rows to vectors of length 1.
 
     Returns:
         A `keras.Model`. Inputs: `{"user": ..., "movie": ...}`, int32 of shape
@@ -43,14 +44,10 @@ def dot_product_model(user_embedding, movie_embedding, biases=False):
         [user_embedding(inputs["user"]), movie_embedding(inputs["movie"])]
     )
     if biases:
-        score = layers.Add(name="score")(
-            [
-                score,
-                *_bias_terms(
-                    inputs, user_embedding.input_dim, movie_embedding.input_dim
-                ),
-            ]
-        )
+        if biases is True:
+            biases = _biases(user_embedding.input_dim, movie_embedding.input_dim)
+        terms = _bias_terms(inputs, biases)
+        score = layers.Add(name="score")([score, *terms])
     return keras.Model(inputs, _rating(score), name="dot_product_model")
 
 
@@ -73,7 +70,8 @@ def bias_model(num_users, num_movies):
         9746
     """
     inputs = _inputs()
-    score = layers.Add(name="score")(_bias_terms(inputs, num_users, num_movies))
+    terms = _bias_terms(inputs, _biases(num_users, num_movies))
+    score = layers.Add(name="score")(terms)
     return keras.Model(inputs, _rating(score), name="bias_model")
 
 
@@ -84,13 +82,15 @@ def _inputs():
     }
 
 
-def _bias_terms(inputs, num_users, num_movies):
+def _biases(num_users, num_movies):
     return [
-        layers.Embedding(size, 1, embeddings_initializer="zeros", name=f"{name}_bias")(
-            inputs[name]
-        )
+        layers.Embedding(size, 1, embeddings_initializer="zeros", name=f"{name}_bias")
         for name, size in (("user", num_users), ("movie", num_movies))
     ]
+
+
+def _bias_terms(inputs, biases):
+    return [bias(ids) for bias, ids in zip(biases, inputs.values(), strict=True)]
 
 
 def _rating(score):

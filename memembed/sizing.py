@@ -22,7 +22,14 @@ import numbers
 
 import numpy as np
 
-from memembed._checks import check_size, check_sizes, md_shapes, qr_shapes
+from memembed._checks import (
+    check_bits,
+    check_block_bits,
+    check_size,
+    check_sizes,
+    md_shapes,
+    qr_shapes,
+)
 
 BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4}
 INT4_GROUP = 128  # numbers that share a scale
@@ -75,6 +82,35 @@ def plain_bytes(input_dim, output_dim, dtype="float32"):
     input_dim = check_size("input_dim", input_dim)
     output_dim = check_size("output_dim", output_dim)
     return _table_bytes(input_dim, output_dim, _check_dtype(dtype))
+
+
+def low_bit_bytes(input_dim, output_dim, bits=4):
+    """Count the bytes of a packed `LowBitEmbedding` with these arguments.
+
+    The codes of all rows lie side by side without a gap. Each column has an offset and
+    a scale in float32.
+
+    Args:
+        input_dim: size of the vocabulary.
+        output_dim: length of an embedding.
+        bits: bits of a number: one for all columns, or one for each.
+
+    Raises:
+        TypeError: a size, or a number of bits, is not an integer.
+        ValueError: a size is not positive, or `bits` is not from 1 to 8, or not one for
+            each column.
+
+    Example:
+        >>> low_bit_bytes(6040, 8, bits=3)
+        18184
+        >>> low_bit_bytes(6040, 3, bits=[4, 2, 1])
+        5309
+    """
+    rows, width = (
+        check_size("input_dim", input_dim),
+        check_size("output_dim", output_dim),
+    )
+    return -(-rows * sum(check_bits(bits, width)) // 8) + 2 * 4 * width
 
 
 def fewest_buckets(input_dim):
@@ -192,7 +228,9 @@ def md_parameters(block_sizes, block_dims, output_dim, use_bias=False):
     return total
 
 
-def md_bytes(block_sizes, block_dims, output_dim, use_bias=False, dtype="float32"):
+def md_bytes(
+    block_sizes, block_dims, output_dim, use_bias=False, dtype="float32", bits=None
+):
     """Count the bytes of an `MDEmbedding` with these arguments.
 
     Args:
@@ -201,10 +239,13 @@ def md_bytes(block_sizes, block_dims, output_dim, use_bias=False, dtype="float32
         output_dim: length of an embedding.
         use_bias: whether a projection adds a bias.
         dtype: `"float32"`, `"float16"`, `"bfloat16"`, `"int8"` or `"int4"`.
+        bits: the layer's, once it is packed. The tables then take that many bits, and
+            only the projections are of `dtype`.
 
     Raises:
-        TypeError: as in `md_parameters`.
-        ValueError: as in `md_parameters`, or `dtype` is none of these.
+        TypeError: as in `md_parameters`, or of `low_bit_bytes`.
+        ValueError: as in `md_parameters`, or of `low_bit_bytes`, or `dtype` is none of
+            these, or `bits` not one number or an entry for each block.
 
     Example:
         >>> md_bytes([401, 1301, 2007], [64, 32, 16], 64, use_bias=True)
@@ -212,13 +253,20 @@ def md_bytes(block_sizes, block_dims, output_dim, use_bias=False, dtype="float32
         >>> md_bytes([401, 1301, 2007], [64, 32, 16], 64, use_bias=True, dtype="int4")
         71577
 
+        >>> md_bytes([401, 1301, 2007], [6, 4, 2], 6, bits=4)
+        6052
+
     References:
         Ginart et al., 2019, arXiv:1909.11810.
     """
     dtype = _check_dtype(dtype)
+    shapes = md_shapes(block_sizes, block_dims, output_dim)
     total = 0
-    for rows, width in md_shapes(block_sizes, block_dims, output_dim):
-        total += _table_bytes(rows, width, dtype)
+    for (rows, width), each in zip(shapes, check_block_bits(bits, shapes), strict=True):
+        if each is None:
+            total += _table_bytes(rows, width, dtype)
+        else:
+            total += low_bit_bytes(rows, width, each)
         if width < output_dim:
             total += _projection_bytes(width, int(output_dim), bool(use_bias), dtype)
     return total

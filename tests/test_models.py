@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from memembed.layers import MDEmbedding, QREmbedding
+from memembed.layers import LowBitEmbedding, MDEmbedding, QREmbedding
 from memembed.models import bias_model, dot_product_model
 
 INPUTS = {"user": np.array([0, 4, 2]), "movie": np.array([1, 1, 6])}
@@ -37,6 +37,20 @@ def test_biases_are_added_to_the_score_and_start_at_zero():
     np.testing.assert_allclose(
         model.predict(INPUTS, verbose=0), 5 * sigmoid(scores + 0.75), rtol=1e-4
     )
+
+
+def test_biases_may_be_layers_of_any_kind():
+    tables = keras.layers.Embedding(3, 2), keras.layers.Embedding(2, 2)
+    biases = LowBitEmbedding(3, 1, bits=2), LowBitEmbedding(2, 1, bits=2)
+    model = dot_product_model(*tables, biases=biases)
+    inputs = {"user": np.array([0, 2]), "movie": np.array([1, 1])}
+    users, movies, user_bias, movie_bias = (
+        keras.ops.convert_to_numpy(layer(inputs[name]))
+        for layer, name in zip((*tables, *biases), ("user", "movie") * 2, strict=True)
+    )
+    score = (users * movies).sum(axis=1, keepdims=True) + user_bias + movie_bias
+    predicted = keras.ops.convert_to_numpy(model(inputs))
+    np.testing.assert_allclose(predicted, 5 / (1 + np.exp(-score)), rtol=1e-6)
 
 
 def test_bias_model():

@@ -1,6 +1,7 @@
 """Keras layers that replace `keras.layers.Embedding` and need less memory."""
 
+from memembed.layers.low_bit import LowBitEmbedding, pack
 from memembed.layers.mixed_dimension import MDEmbedding
 from memembed.layers.quotient_remainder import QREmbedding
 
-__all__ = ["MDEmbedding", "QREmbedding"]
+__all__ = ["LowBitEmbedding", "MDEmbedding", "QREmbedding", "pack"]

@@ -98,21 +98,24 @@ class CompressedEmbedding(keras.layers.Layer):
 
     def make_tables(self, shapes):
         """Return a list of tables, from a dict of their names and shapes."""
-        different = split_initializer(self.embeddings_initializer, len(shapes))
         return [
-            keras.layers.Embedding(
-                input_dim=rows,
-                output_dim=width,
-                embeddings_initializer=initializer,
-                embeddings_regularizer=self.embeddings_regularizer,
-                embeddings_constraint=self.embeddings_constraint,
-                dtype=self.dtype_policy,
-                name=name,
-            )
-            for (name, (rows, width)), initializer in zip(
-                shapes.items(), different, strict=True
+            keras.layers.Embedding(rows, width, **arguments)
+            for (rows, width), arguments in zip(
+                shapes.values(), self.table_arguments(shapes), strict=True
             )
         ]
+
+    def table_arguments(self, names):
+        """Yield the further arguments of tables, for each of their names."""
+        different = split_initializer(self.embeddings_initializer, len(names))
+        for name, initializer in zip(names, different, strict=True):
+            yield {
+                "embeddings_initializer": initializer,
+                "embeddings_regularizer": self.embeddings_regularizer,
+                "embeddings_constraint": self.embeddings_constraint,
+                "dtype": self.dtype_policy,
+                "name": name,
+            }
 
     def build(self, input_shape=None):
         # JAX has no 64-bit integers until it is told to.

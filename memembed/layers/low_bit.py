@@ -1,0 +1,288 @@
+"""Embeddings whose numbers take a few bits each."""
+
+import itertools
+
+import keras
+import numpy as np
+from keras import ops
+
+from memembed._checks import check_bits, check_size
+from memembed.layers._common import CompressedEmbedding, table_of
+from memembed.layers._factorize import as_weights, check_table, even_steps
+
+
+def pack(model):
+    """Return a model whose embeddings of few bits hold codes only.
+
+    Args:
+        model: a functional `keras.Model`, with layers that have `bits`: of the classes
+            `LowBitEmbedding` and `MDEmbedding`.
+
+    Returns:
+        A new model with the same predictions. Other layers are copied.
+
+    Raises:
+        ValueError: as of the layers, or no layer can be packed.
+
+    Example:
+        >>> import keras
+        >>> from memembed.layers import LowBitEmbedding, pack
+        >>> layer = LowBitEmbedding(1000, 4, bits=2)
+        >>> model = keras.Sequential([keras.Input(()), layer])
+        >>> model.count_params(), pack(model).count_params()
+        (4008, 1008)
+    """
+    packed = [layer for layer in model.layers if getattr(layer, "bits", None)]
+    if not packed:
+        raise ValueError(
+            "`model` must have a layer with `bits`. "
+            f"Received: a model of {[type(layer).__name__ for layer in model.layers]}"
+        )
+
+    def clone(layer):
+        if layer in packed:
+            return layer.pack()
+        copy = type(layer).from_config(layer.get_config())
+        if layer.built:
+            copy.build_from_config(layer.get_build_config() or {})
+            copy.set_weights(layer.get_weights())
+        return copy
+
+    return keras.models.clone_model(model, clone_function=clone)
+
+
+@keras.saving.register_keras_serializable(package="memembed")
+class LowBitEmbedding(CompressedEmbedding):
+    """Embedding whose numbers take a few bits each.
+
+    A number of column `j` is one of `2 ** bits[j]` values, evenly spaced::
+
+        embedding(i)[j] = offsets[j] + scales[j] * codes[i, j]
+
+    The layer has two forms. The one to be trained holds rows of floats, and rounds
+    those that are looked up. Gradients pass through the rounding as if it were not
+    there, which is known as the straight-through estimator, and train the offsets and
+    the scales too. The other form, which `pack` returns, holds the codes instead, side
+    by side without a gap, `sum(bits)` bits a row. It computes the same embeddings and
+    is trained no more.
+
+    Args:
+        input_dim: size of the vocabulary.
+        output_dim: length of an embedding.
+        bits: bits of a number, from 1 to 8: one for all columns, or one for each.
+        packed: whether to hold codes only. Most are made by `pack`.
+        embeddings_initializer: initializer of the rows of floats. The offsets and the
+            scales begin with what covers them.
+        embeddings_regularizer: regularizer of the rows of floats.
+        embeddings_constraint: constraint of the rows of floats.
+        mask_zero: whether id 0 is padding to be masked, as in
+            `keras.layers.Embedding`.
+        **kwargs: arguments of `keras.layers.Layer`, such as `name` and `dtype`.
+
+    Raises:
+        TypeError: a size, or a number of bits, is not an integer.
+        ValueError: a size is not positive, or `bits` is not from 1 to 8, or not one for
+            each column.
+
+    Input shape:
+        Integers of any shape and dtype. Floats are truncated. JAX cuts 64-bit ids to 32
+        bits before a model sees them, unless `jax_enable_x64` is on, and a vocabulary
+        past 2**31 needs it.
+
+    Output shape:
+        The input's shape followed by `output_dim`. An id outside `[0, input_dim)`
+        yields NaN, never another id's embedding.
+
+    Example:
+        >>> import numpy as np
+        >>> from memembed.layers import LowBitEmbedding
+        >>> layer = LowBitEmbedding(6040, 8, bits=3)
+        >>> tuple(layer(np.array([[0, 6039]])).shape)
+        (1, 2, 8)
+        >>> packed = layer.pack()
+        >>> sum(weight.nbytes for weight in packed.get_weights())  # as floats: 193,280
+        18184
+
+    References:
+        Esser et al., Learned Step Size Quantization, 2019, arXiv:1902.08153, section 2,
+        on training the scale through the rounding.
+    """
+
+    def __init__(
+        self,
+        input_dim,
+        output_dim,
+        bits=4,
+        packed=False,
+        embeddings_initializer="uniform",
+        embeddings_regularizer=None,
+        embeddings_constraint=None,
+        mask_zero=False,
+        **kwargs,
+    ):
+        super().__init__(
+            output_dim,
+            embeddings_initializer,
+            embeddings_regularizer,
+            embeddings_constraint,
+            mask_zero,
+            **kwargs,
+        )
+        self.input_dim = check_size("input_dim", input_dim)
+        self.bits = tuple(check_bits(bits, self.output_dim))
+        self.packed = packed
+        self.tables = (
+            []
+            if packed
+            else self.make_tables({"table": (self.input_dim, self.output_dim)})
+        )
+
+    @classmethod
+    def from_embedding(cls, embedding, bits=4, popularity=None, **kwargs):
+        """Round a trained full table, with the offsets and scales that fit it best.
+
+        Training goes on from its rows. To keep the rounded table as it is, `pack` it.
+
+        Args:
+            embedding: the table: a built `keras.layers.Embedding`, or an array of
+                shape `(input_dim, output_dim)`.
+            bits: bits of a number: one for all columns, or one for each.
+            popularity: how often each id occurs, in any unit. The errors of an id count
+                in proportion. Default: all ids alike.
+            **kwargs: further arguments of the layer. `mask_zero` is by default that of
+                `embedding`.
+
+        Returns:
+            A `LowBitEmbedding` to be trained, built, with weights.
+
+        Raises:
+            TypeError: as of the layer.
+            ValueError: as of the layer, or the table is not finite, or `popularity` is
+                not a count for each id.
+
+        Example:
+            >>> import numpy as np
+            >>> from keras import ops
+            >>> from memembed.layers import LowBitEmbedding
+            >>> full = np.array([[-1, 10], [0, 20], [1, 30], [2, 40]])
+            >>> layer = LowBitEmbedding.from_embedding(full, bits=2)
+            >>> ops.convert_to_numpy(layer(np.array([0, 3]))).round(3).tolist()
+            [[-1.0, 10.0], [2.0, 40.0]]
+        """
+        table = check_table(table_of(embedding))
+        kwargs.setdefault("mask_zero", getattr(embedding, "mask_zero", False))
+        layer = cls(*table.shape, bits, **kwargs)
+        layer.build()
+        layer.fit_steps(table, as_weights(popularity, table))
+        return layer
+
+    def fit_steps(self, table, weights):
+        """Take these rows, with the offsets and scales that fit them best.
+
+        Args:
+            table: array of shape `(input_dim, output_dim)`.
+            weights: array of shape `(input_dim,)`: how much the errors of a row count.
+        """
+        offsets, scales = even_steps(table, self.bits, weights)
+        self.tables[0].set_weights([table])
+        self.offsets.assign(offsets)
+        self.scales.assign(scales)
+
+    def build(self, input_shape=None):
+        super().build(input_shape)
+        columns = (self.output_dim,)
+        if self.packed:
+            size = -(-self.input_dim * sum(self.bits) // 8)
+            self.codes = self.add_weight(
+                (size,), "zeros", "uint8", trainable=False, name="codes"
+            )
+            covering = ["zeros", "ones"]
+        else:
+            table = self.tables[0].embeddings
+
+            def least(shape, dtype=None):
+                return ops.cast(ops.min(table, axis=0), dtype)
+
+            def step(shape, dtype=None):
+                span = ops.cast(ops.max(table, axis=0), dtype) - least(shape, dtype)
+                return ops.where(span > 0, span / self._tops(dtype), 1)
+
+            covering = [least, step]
+        self.offsets, self.scales = (
+            self.add_weight(columns, initializer, trainable=not self.packed, name=name)
+            for name, initializer in zip(("offsets", "scales"), covering, strict=True)
+        )
+
+    def look_up(self, ids):
+        dtype = self.offsets.dtype
+        if self.packed:
+            codes = ops.cast(self._unpack(ids), dtype)
+        else:
+            codes = self._steps(ops.cast(self.tables[0](ids), dtype))
+            codes += ops.stop_gradient(ops.round(codes) - codes)
+        return ops.cast(self.offsets + self.scales * codes, self.compute_dtype)
+
+    def pack(self):
+        """Return the layer that holds codes only.
+
+        Returns:
+            A `LowBitEmbedding` of the same name with `packed=True`, built, with
+            weights: the codes in uint8, the offsets and the scales.
+
+        Raises:
+            ValueError: this layer is packed already, or has not been built.
+        """
+        if self.packed or not self.built:
+            raise ValueError(
+                "Only a layer that has been built, and not packed, can be packed. "
+                f"Received: built={self.built}, packed={self.packed}"
+            )
+        codes = ops.round(self._steps(ops.cast(self.tables[0].embeddings, "float32")))
+        codes = ops.convert_to_numpy(codes).astype("uint8")
+        bits = [
+            codes[:, j, None] >> np.arange(bits, dtype="uint8") & 1
+            for j, bits in enumerate(self.bits)
+        ]
+        layer = type(self).from_config({**self.get_config(), "packed": True})
+        layer.build()
+        layer.set_weights(
+            [
+                np.packbits(np.concatenate(bits, axis=1), bitorder="little"),
+                self.offsets,
+                self.scales,
+            ]
+        )
+        return layer
+
+    def _tops(self, dtype):
+        return ops.convert_to_tensor([2**bits - 1 for bits in self.bits], dtype)
+
+    def _steps(self, rows):
+        """Return how many steps rows are from the offsets, before rounding."""
+        steps = (rows - self.offsets) / self.scales
+        return ops.clip(steps, 0, self._tops(steps.dtype))
+
+    def _unpack(self, ids):
+        """Return the codes of rows that lie at any bit of the packed bytes."""
+        ids = ops.expand_dims(ids, -1)
+        row = sum(self.bits)
+        starts = list(itertools.accumulate(self.bits[:-1], initial=0))
+        # Bytes and bits apart: the number of a bit might not fit in an int32.
+        bit = ids * (row % 8) + ops.convert_to_tensor(starts, ids.dtype)
+        byte = ids * (row // 8) + bit // 8
+        # A code may go on in the next byte. After the last one, none does.
+        after = ops.minimum(byte + 1, self.codes.shape[0] - 1)
+        low, high = (
+            ops.cast(ops.take(self.codes, index, axis=0), "int32")
+            for index in (byte, after)
+        )
+        codes = ops.right_shift(low + 256 * high, ops.cast(bit % 8, "int32"))
+        return ops.bitwise_and(codes, self._tops("int32"))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "input_dim": self.input_dim,
+            "bits": list(self.bits),
+            "packed": self.packed,
+        }
