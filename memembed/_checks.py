@@ -1,6 +1,7 @@
 """What the layers and `memembed.sizing` check alike. It imports no Keras."""
 
 import math
+import numbers
 import operator
 
 MOST_BITS = 8  # of a number in a LowBitEmbedding
@@ -61,18 +62,28 @@ def check_bits(bits, output_dim):
 
     Raises:
         TypeError: `bits` is neither an integer nor a sequence of them.
-        ValueError: one is not from 1 to 8, or there is not one for each column.
+        ValueError: one is not from 0 to 8, or there is not one for each column, or all
+            are 0.
     """
-    if hasattr(bits, "__iter__"):
-        bits = check_sizes("bits", bits)
-    else:
-        bits = [check_size("bits", bits)] * output_dim
-    if len(bits) != output_dim or max(bits) > MOST_BITS:
+    received = bits
+    if isinstance(bits, (str, bytes)) or not hasattr(bits, "__iter__"):
+        bits = [bits] * output_dim
+    bits = [0 if _is_zero(each) else check_size("bits", each) for each in bits]
+    if len(bits) != output_dim or max(bits) > MOST_BITS or not any(bits):
         raise ValueError(
-            f"`bits` must be from 1 to {MOST_BITS}, one number for all {output_dim} "
-            f"columns or one for each. Received: bits={bits!r}"
+            f"`bits` must be from 0 to {MOST_BITS}, one number for all {output_dim} "
+            "columns or one for each, and not all of them 0. "
+            f"Received: bits={received!r}"
         )
     return bits
+
+
+def _is_zero(value):
+    return (
+        not isinstance(value, bool)
+        and isinstance(value, numbers.Integral)
+        and not value
+    )
 
 
 def check_block_bits(bits, shapes):

@@ -97,8 +97,8 @@ def low_bit_bytes(input_dim, output_dim, bits=4):
 
     Raises:
         TypeError: a size, or a number of bits, is not an integer.
-        ValueError: a size is not positive, or `bits` is not from 1 to 8, or not one for
-            each column.
+        ValueError: a size is not positive, or `bits` is not from 0 to 8, or not one for
+            each column, or 0 for all.
 
     Example:
         >>> low_bit_bytes(6040, 8, bits=3)

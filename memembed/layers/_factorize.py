@@ -163,7 +163,8 @@ def even_steps(table, bits, popularity=None):
 
     Args:
         table: array of shape `(ids, columns)`.
-        bits: for each column, the bits of a number: `2 ** bits` values.
+        bits: for each column, the bits of a number: `2 ** bits` values. With no bits,
+            that is one value, the mean.
         popularity: how often each id occurs, in any unit. None: all alike.
 
     Returns:
@@ -181,8 +182,9 @@ def even_steps(table, bits, popularity=None):
     values = table.astype("float64")
     centre = weights @ values
     widest = np.abs(values - centre).max(axis=0)
-    constant = widest == 0
+    constant = (widest == 0) | (top == 0)
     widest[constant] = 1.0
+    top[constant] = 1.0
     best_error = np.full(table.shape[1], np.inf)
     best = np.empty((2, table.shape[1]))
     for share in np.geomspace(0.1, 1, 24):
@@ -201,7 +203,8 @@ def even_steps(table, bits, popularity=None):
             fits = (spread > 0) & (slope > 0)
             scales = np.where(fits, slope / np.where(fits, spread, 1), scales)
             offsets = np.where(fits, centre - scales * mean, offsets)
-    best[0, constant] = centre[constant]  # the first value, not between two of them
+    # The first value, not between two of them, and the only one of no bits.
+    best[:, constant] = centre[constant], np.ones(constant.sum())
     return tuple(best)
 
 

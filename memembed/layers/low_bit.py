@@ -69,7 +69,8 @@ class LowBitEmbedding(CompressedEmbedding):
     Args:
         input_dim: size of the vocabulary.
         output_dim: length of an embedding.
-        bits: bits of a number, from 1 to 8: one for all columns, or one for each.
+        bits: bits of a number, from 0 to 8: one for all columns, or one for each. In a
+            column of no bits, all ids have the same number.
         packed: whether to hold codes only. Most are made by `pack`.
         embeddings_initializer: initializer of the rows of floats. The offsets and the
             scales begin with what covers them.
@@ -81,8 +82,8 @@ class LowBitEmbedding(CompressedEmbedding):
 
     Raises:
         TypeError: a size, or a number of bits, is not an integer.
-        ValueError: a size is not positive, or `bits` is not from 1 to 8, or not one for
-            each column.
+        ValueError: a size is not positive, or `bits` is not from 0 to 8, or not one for
+            each column, or 0 for all.
 
     Input shape:
         Integers of any shape and dtype. Floats are truncated. JAX cuts 64-bit ids to 32
@@ -205,7 +206,8 @@ class LowBitEmbedding(CompressedEmbedding):
 
             def step(shape, dtype=None):
                 span = ops.cast(ops.max(table, axis=0), dtype) - least(shape, dtype)
-                return ops.where(span > 0, span / self._tops(dtype), 1)
+                steps = ops.maximum(self._tops(dtype), 1)
+                return ops.where(span > 0, span / steps, 1)
 
             covering = [least, step]
         self.offsets, self.scales = (
@@ -220,7 +222,7 @@ class LowBitEmbedding(CompressedEmbedding):
         else:
             codes = self._steps(ops.cast(self.tables[0](ids), dtype))
             codes += ops.stop_gradient(ops.round(codes) - codes)
-        return ops.cast(self.offsets + self.scales * codes, self.compute_dtype)
+        return ops.cast(self.offsets + self._widths() * codes, self.compute_dtype)
 
     def pack(self):
         """Return the layer that holds codes only.
@@ -248,18 +250,24 @@ class LowBitEmbedding(CompressedEmbedding):
         layer.set_weights(
             [
                 np.packbits(np.concatenate(bits, axis=1), bitorder="little"),
-                self.offsets,
-                self.scales,
+                # Copies: JAX deletes a variable's own array when training replaces it.
+                np.array(ops.convert_to_numpy(self.offsets)),
+                np.array(ops.convert_to_numpy(self._widths())),
             ]
         )
         return layer
+
+    def _widths(self):
+        # Training may take a scale through zero, where no row could be divided by it.
+        least = keras.backend.epsilon()
+        return ops.maximum(ops.abs(self.scales), ops.cast(least, self.scales.dtype))
 
     def _tops(self, dtype):
         return ops.convert_to_tensor([2**bits - 1 for bits in self.bits], dtype)
 
     def _steps(self, rows):
         """Return how many steps rows are from the offsets, before rounding."""
-        steps = (rows - self.offsets) / self.scales
+        steps = (rows - self.offsets) / self._widths()
         return ops.clip(steps, 0, self._tops(steps.dtype))
 
     def _unpack(self, ids):

@@ -15,15 +15,18 @@ class TestLowBitEmbedding(EmbeddingStandards):
         "four bits": {"input_dim": 9, "output_dim": 4},
         "one column": {"input_dim": 7, "output_dim": 1, "bits": 3},
         "bits by column": {"input_dim": 7, "output_dim": 4, "bits": [5, 3, 1, 8]},
+        "none for some": {"input_dim": 7, "output_dim": 3, "bits": (0, 4, 0)},
     }
     bad_arguments = [
         ({"input_dim": 0}, ValueError, r"`input_dim` must be.*input_dim=0"),
         ({"output_dim": 2.5}, TypeError, r"`output_dim` must be.*output_dim=2\.5"),
-        ({"bits": 0}, ValueError, r"`bits` must be.*bits=0"),
-        ({"bits": 9}, ValueError, r"`bits` must be from 1 to 8.*\[9, 9, 9, 9\]"),
+        ({"bits": 0}, ValueError, r"`bits` must be.*not all of them 0.*bits=0"),
+        ({"bits": [0, 0, 0, 0]}, ValueError, r"not all of them 0.*\[0, 0, 0, 0\]"),
+        ({"bits": [4, False, 4, 4]}, TypeError, r"`bits` must be.*bits=False"),
+        ({"bits": 9}, ValueError, r"`bits` must be from 0 to 8.*bits=9"),
         ({"bits": 2.5}, TypeError, r"`bits` must be.*bits=2\.5"),
         ({"bits": [4, 4]}, ValueError, r"one for each.*\[4, 4\]"),
-        ({"bits": [4, 4, 4, -1]}, ValueError, r"`bits\[3\]` must be.*=-1"),
+        ({"bits": [4, 4, 4, -1]}, ValueError, r"`bits` must be.*=-1"),
         ({"bits": "4444"}, TypeError, r"`bits` must be.*'4444'"),
     ]
 
@@ -94,7 +97,7 @@ def trained(bits, rows=300, columns=5, **arguments):
 
 
 @pytest.mark.parametrize(
-    "bits", [1, 2, 3, 4, 5, 6, 7, 8, [1, 8, 3, 5, 7], [8, 8, 8, 8, 1]]
+    "bits", [1, 2, 3, 4, 5, 6, 7, 8, [1, 8, 3, 5, 7], [8, 8, 8, 8, 1], [0, 3, 0, 0, 1]]
 )
 @pytest.mark.parametrize("rows", [1, 7, 300])
 def test_packing_changes_no_embedding(bits, rows):
@@ -140,7 +143,7 @@ def test_saving_when_packed(tmp_path):
     assert loaded.layers[1].get_weights()[0].dtype == "uint8"
 
 
-@pytest.mark.parametrize("bits", [None, 2, [4, 3, 2], [[4, 3, 2, 1], 3, [1]]])
+@pytest.mark.parametrize("bits", [None, 2, [4, 3, 2], [[4, 3, 0, 1], 3, [1]]])
 def test_mixed_dimensions_of_few_bits(bits, tmp_path):
     keras.utils.set_random_seed(0)
     blocks = {"block_sizes": [5, 20, 40], "block_dims": [4, 2, 1], "output_dim": 4}
@@ -202,6 +205,20 @@ def test_even_steps_is_near_the_best_uniform_quantiser():
 def test_a_constant_column():
     layer = LowBitEmbedding.from_embedding(np.full((5, 2), 3.0), bits=1)
     np.testing.assert_allclose(embed(layer, np.arange(5)), 3.0)
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.5])
+def test_a_scale_that_training_took_to_zero_or_past_it(scale):
+    layer, _ = trained(3)
+    layer.scales.assign([scale] * 5)
+    model = model_of(layer)
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    ids = np.arange(300)[None]
+    np.testing.assert_allclose(
+        predict(pack(model), ids), predict(model, ids), rtol=1e-5, atol=1e-6
+    )
+    model.fit(ids, np.zeros((1, 300, 5)), verbose=0)
+    assert all(np.isfinite(weight).all() for weight in layer.get_weights())
 
 
 def test_training_reaches_what_rounding_alone_does_not():
