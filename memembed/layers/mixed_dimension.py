@@ -216,7 +216,17 @@ class MDEmbedding(CompressedEmbedding):
         Returns:
             An `MDEmbedding` of the same name, built, with these weights, and with the
             offsets and scales that fit them best.
+
+        Raises:
+            TypeError: as of the layer.
+            ValueError: as of the layer, or this layer has not been built, or has `bits`
+                already.
         """
+        if self.bits is not None or not self.built:
+            raise ValueError(
+                "Only a layer that has been built, and has no `bits` yet, can be given "
+                f"some. Received: built={self.built}, bits={self.bits}"
+            )
         layer = type(self).from_config({**self.get_config(), "bits": bits})
         layer.build()
         for theirs, ours in zip(layer.tables, self.tables, strict=True):
@@ -226,7 +236,18 @@ class MDEmbedding(CompressedEmbedding):
         return layer
 
     def pack(self):
-        """Return the layer whose tables hold codes only: see `LowBitEmbedding`."""
+        """Return the layer whose tables hold codes only: see `LowBitEmbedding`.
+
+        Raises:
+            ValueError: this layer has no `bits`, or is packed already, or has not been
+                built.
+        """
+        if self.bits is None or self.packed or not self.built:
+            raise ValueError(
+                "Only a layer that has been built, has `bits` and is not packed can be "
+                f"packed. Received: built={self.built}, bits={self.bits}, "
+                f"packed={self.packed}"
+            )
         layer = type(self).from_config({**self.get_config(), "packed": True})
         layer.build()
         for theirs, ours in zip(layer.tables, self.tables, strict=True):

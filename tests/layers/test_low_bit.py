@@ -243,3 +243,17 @@ def test_what_cannot_be_packed():
         layer.pack().pack()
     with pytest.raises(ValueError, match=r"a layer with `bits`.*QREmbedding"):
         pack(model_of(QREmbedding(9, 2)))
+
+
+def test_mixed_dimensions_that_cannot_be_packed_or_given_bits():
+    exact = MDEmbedding([2, 3], [2, 1], 2)
+    with pytest.raises(ValueError, match="Received: built=False"):
+        exact.with_bits(3)
+    exact.build()
+    with pytest.raises(ValueError, match="bits=None"):
+        exact.pack()
+    layer = exact.with_bits(3)
+    with pytest.raises(ValueError, match=r"bits=\(\(3, 3\), \(3,\)\)"):
+        layer.with_bits(4)
+    with pytest.raises(ValueError, match="packed=True"):
+        layer.pack().pack()
