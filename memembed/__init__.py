@@ -3,7 +3,7 @@
 from importlib import import_module
 
 __version__ = "0.1.0"
-__all__ = ["LowBitEmbedding", "MDEmbedding", "QREmbedding"]
+__all__ = ["HashEmbedding", "LowBitEmbedding", "MDEmbedding", "QREmbedding"]
 
 
 def __getattr__(name):
