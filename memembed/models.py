@@ -51,15 +51,16 @@ def dot_product_model(user_embedding, movie_embedding, biases=False):
     return keras.Model(inputs, _rating(score), name="dot_product_model")
 
 
-def bias_model(num_users, num_movies):
+def bias_model(user_bias, movie_bias):
     """Rate a movie by one number for the user and one for the movie.
 
     The rating is `5 * sigmoid(user bias + movie bias)`: the floor that a model with
     embeddings has to beat.
 
     Args:
-        num_users: rows of the user biases.
-        num_movies: rows of the movie biases.
+        user_bias: how many users there are; or a layer from rows of users to vectors of
+            length 1, as in `dot_product_model`.
+        movie_bias: the same for movies.
 
     Returns:
         A `keras.Model` with the inputs and the output of `dot_product_model`.
@@ -70,9 +71,45 @@ def bias_model(num_users, num_movies):
         9746
     """
     inputs = _inputs()
-    terms = _bias_terms(inputs, _biases(num_users, num_movies))
+    terms = _bias_terms(inputs, _biases(user_bias, movie_bias))
     score = layers.Add(name="score")(terms)
     return keras.Model(inputs, _rating(score), name="bias_model")
+
+
+def embeddings_of(model):
+    """Return the layers that a `dot_product_model` is made of.
+
+    Args:
+        model: a `keras.Model` made by `dot_product_model`, or loaded.
+
+    Returns:
+        A dict of the layers `"user"` and `"movie"`, and if there are biases,
+        `"user_bias"` and `"movie_bias"`.
+
+    Raises:
+        ValueError: `model` is another one.
+
+    Example:
+        >>> import keras
+        >>> from memembed.models import dot_product_model, embeddings_of
+        >>> users, movies = keras.layers.Embedding(9, 2), keras.layers.Embedding(7, 2)
+        >>> embeddings_of(dot_product_model(users, movies))["movie"] is movies
+        True
+    """
+    named = {layer.name: layer for layer in model.layers}
+    if "dot_product" not in named:
+        raise ValueError(
+            "`model` must be made by `dot_product_model`. "
+            f"Received: a model of {list(named)}"
+        )
+    tensors = list(named["dot_product"].input)
+    if "score" in named:
+        tensors += named["score"].input[1:]
+    names = ("user", "movie", "user_bias", "movie_bias")
+    return {
+        name: tensor._keras_history.operation
+        for name, tensor in zip(names, tensors, strict=False)
+    }
 
 
 def _inputs():
@@ -82,10 +119,15 @@ def _inputs():
     }
 
 
-def _biases(num_users, num_movies):
+def _biases(*sizes):
+    """Return both biases' layers, made for so many ids unless they are there."""
     return [
-        layers.Embedding(size, 1, embeddings_initializer="zeros", name=f"{name}_bias")
-        for name, size in (("user", num_users), ("movie", num_movies))
+        size
+        if isinstance(size, keras.Layer)
+        else layers.Embedding(
+            size, 1, embeddings_initializer="zeros", name=f"{name}_bias"
+        )
+        for name, size in zip(("user", "movie"), sizes, strict=True)
     ]
 
 

@@ -102,6 +102,27 @@ def train(
     return history
 
 
+def cosine(learning_rate, epochs):
+    """Return a learning rate for each epoch, which falls from this one towards zero.
+
+    Args:
+        learning_rate: the rate to begin with.
+        epochs: how many epochs there are.
+
+    Returns:
+        An array of shape `(epochs,)`: the cosine's half wave at the middle of each.
+
+    Example:
+        >>> cosine(0.01, epochs=3).round(4).tolist()
+        [0.0093, 0.005, 0.0007]
+
+    References:
+        Loshchilov and Hutter, SGDR, 2016, arXiv:1608.03983, section 3.
+    """
+    middles = (np.arange(epochs) + 0.5) / epochs
+    return learning_rate * (1 + np.cos(np.pi * middles)) / 2
+
+
 def _epoch_as_batch(examples):
     """Return a dataset of one batch: all examples, in a new random order each time.
 

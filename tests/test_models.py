@@ -2,8 +2,8 @@ import keras
 import numpy as np
 import pytest
 
-from memembed.layers import LowBitEmbedding, MDEmbedding, QREmbedding
-from memembed.models import bias_model, dot_product_model
+from memembed.layers import HashEmbedding, LowBitEmbedding, MDEmbedding, QREmbedding
+from memembed.models import bias_model, dot_product_model, embeddings_of
 
 INPUTS = {"user": np.array([0, 4, 2]), "movie": np.array([1, 1, 6])}
 
@@ -81,3 +81,30 @@ def test_the_keras_example_to_the_parameter(tmp_path):
 def test_embeddings_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match=r"same `output_dim`\. Received: 3 and 4"):
         dot_product_model(keras.layers.Embedding(5, 3), keras.layers.Embedding(7, 4))
+
+
+@pytest.mark.parametrize("biases", [False, True])
+def test_embeddings_of_a_model_and_of_its_copies(biases, tmp_path):
+    layers = [keras.layers.Embedding(5, 3), keras.layers.Embedding(7, 3)]
+    dot_product_model(*layers)  # a layer may be in several models
+    model = dot_product_model(*layers, biases=biases)
+    found = embeddings_of(model)
+    assert list(found.values())[:2] == layers
+    assert ("user_bias" in found) == ("movie_bias" in found) == biases
+    model.save(tmp_path / "model.keras")
+    for copy in (
+        keras.models.clone_model(model),
+        keras.saving.load_model(tmp_path / "model.keras"),
+    ):
+        sizes = {name: layer.input_dim for name, layer in embeddings_of(copy).items()}
+        assert sizes == {name: layer.input_dim for name, layer in found.items()}
+
+
+def test_other_models_have_no_embeddings():
+    with pytest.raises(ValueError, match=r"must be made by.*Received.*user_bias"):
+        embeddings_of(bias_model(5, 7))
+
+
+def test_bias_model_of_layers():
+    one_for_all = HashEmbedding(5, 1, num_buckets=1)
+    assert bias_model(one_for_all, 7).count_params() == 8

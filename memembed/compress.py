@@ -1,0 +1,281 @@
+"""Compress a trained rating model to as few bytes as its errors allow."""
+
+import heapq
+
+import numpy as np
+from keras import ops
+
+from memembed._checks import check_size
+from memembed.layers import MDEmbedding
+from memembed.layers._factorize import even_steps
+from memembed.models import MAX_RATING, dot_product_model, embeddings_of
+from memembed.sizing import md_bytes
+
+MOST_BITS = 7  # an eighth never lowers an error by what it costs
+
+
+def compress(model, examples, max_bytes, num_blocks=5):
+    """Return a rating model whose tables take few bits, to be trained on and packed.
+
+    1. The two tables are turned to their principal axes (`principal_axes`), which
+       changes no rating, and leaves little in the last columns.
+    2. Users and movies are cut into blocks that have an equal share of the ratings.
+    3. Every column of every block, and every block of biases, is given some bits for
+       each of its numbers. It begins with none, and one value for all. Then those bits
+       are added, one step after another, that lower the error most for what they cost,
+       until the budget is spent. What rounding costs is known from the ratings: the
+       square of a number's rounding error, times the mean square of the slopes that
+       its ratings have in it.
+
+    To get back most of what was lost, train the result for some epochs, at a lower
+    learning rate than the first, and `pack` it then.
+
+    Args:
+        model: a `dot_product_model`, trained.
+        examples: `memembed.data.Examples`, the training split. Users and movies are
+            numbered by popularity, most popular first.
+        max_bytes: how many bytes all tables may take when they are packed.
+        num_blocks: how many blocks there are of users, and of movies.
+
+    Returns:
+        A new `dot_product_model`. Its embeddings and biases are `MDEmbedding` layers
+        with `bits`, each with the activity regularizer of the layer that it is made
+        from.
+
+    Raises:
+        TypeError: `max_bytes` or `num_blocks` is not an integer.
+        ValueError: `model` is not a `dot_product_model`, `num_blocks` is not positive
+            or more than there are movies or users with ratings, or `max_bytes` is less
+            than one column of one bit takes.
+
+    Example:
+        >>> import keras
+        >>> from memembed.compress import compress
+        >>> from memembed.data import prepare, synthetic_ratings
+        >>> from memembed.layers import pack
+        >>> data = prepare(synthetic_ratings(50, 40, num_ratings=1200))
+        >>> users, movies = keras.layers.Embedding(50, 8), keras.layers.Embedding(40, 8)
+        >>> model = dot_product_model(users, movies, biases=True)  # and train it
+        >>> small = compress(model, data.train, max_bytes=500, num_blocks=2)
+        >>> 480 < sum(weight.nbytes for weight in pack(small).get_weights()) <= 500
+        True
+
+    References:
+        Gersho and Gray, Vector Quantization and Signal Compression, 1992, on the
+        allocation of bits; Esser et al., Learned Step Size Quantization, 2019,
+        arXiv:1902.08153, on training through the rounding.
+    """
+    max_bytes = check_size("max_bytes", max_bytes)
+    num_blocks = check_size("num_blocks", num_blocks)
+    layers = embeddings_of(model)
+    tables = {name: _rows(layer) for name, layer in layers.items()}
+    tables["user"], tables["movie"] = principal_axes(tables["user"], tables["movie"])
+    weights = sensitivities(tables, examples)
+    counts = {
+        side: np.bincount(getattr(examples, side), minlength=len(tables[side]))
+        for side in ("user", "movie")
+    }
+    blocks = {side: equal_shares(counts[side], num_blocks) for side in counts}
+
+    sizes = {name: blocks[name.removesuffix("_bias")] for name in tables}
+    bits = plan_bits(tables, weights, sizes, max_bytes)
+    made = {
+        name: MDEmbedding.from_embedding(
+            table,
+            sizes[name],
+            [table.shape[1]] * num_blocks,
+            popularity=counts[name.removesuffix("_bias")],
+            bits=bits[name],
+            activity_regularizer=layers[name].activity_regularizer,
+        )
+        for name, table in tables.items()
+    }
+    users, movies, *biases = made.values()
+    return dot_product_model(users, movies, biases=biases)
+
+
+def principal_axes(users, movies):
+    """Turn two tables so that their columns are orthogonal, the strongest first.
+
+    All products of a row of the one with a row of the other stay the same. Of all pairs
+    of tables with these products, it is the one whose squares have the least sum; a
+    column is as large in the one as in the other.
+
+    Args:
+        users: array of shape `(users, columns)`.
+        movies: array of shape `(movies, columns)`.
+
+    Returns:
+        The two tables, in float64. Columns past the rank of the products are left out.
+
+    Example:
+        >>> users, movies = principal_axes([[3, 3], [0, 0], [4, 4]], [[1, 0], [0, 1]])
+        >>> (users @ movies.T).round(6).tolist()
+        [[3.0, 3.0], [0.0, 0.0], [4.0, 4.0]]
+        >>> users.shape
+        (3, 1)
+
+    References:
+        The singular value decomposition of the products, found from the tables alone:
+        Golub and Van Loan, Matrix Computations, on the QR and singular value
+        decompositions.
+    """
+    user_basis, user_rest = np.linalg.qr(np.asarray(users, "float64"))
+    movie_basis, movie_rest = np.linalg.qr(np.asarray(movies, "float64"))
+    left, strengths, right = np.linalg.svd(user_rest @ movie_rest.T)
+    rank = max(1, np.sum(strengths > strengths.max() * 1e-6))
+    scale = np.sqrt(strengths[:rank])
+    return user_basis @ left[:, :rank] * scale, movie_basis @ right[:rank].T * scale
+
+
+def equal_shares(counts, num_blocks):
+    """Cut ids in order of popularity into blocks with an equal share of the counts.
+
+    Args:
+        counts: how often each id occurs.
+        num_blocks: how many blocks to make.
+
+    Returns:
+        The sizes of the blocks, a list of positive ints.
+
+    Example:
+        >>> equal_shares([6, 3, 3, 2, 1, 1, 1, 1], num_blocks=3)
+        [1, 2, 5]
+    """
+    share = np.cumsum(counts) / np.sum(counts)
+    cuts = np.searchsorted(share, np.arange(1, num_blocks) / num_blocks) + 1
+    sizes = np.diff([0, *cuts, len(share)])
+    if not (sizes > 0).all():
+        raise ValueError(
+            "`num_blocks` must leave each block an id. "
+            f"Received: num_blocks={num_blocks}, which gives {sizes.tolist()}"
+        )
+    return sizes.tolist()
+
+
+def sensitivities(tables, examples):
+    """Return how much a small error of each number raises the squared errors.
+
+    To second order, an error `e` of one number raises the mean squared error by its
+    sensitivity times `e ** 2`, were the ratings predicted well: the sum, over the
+    ratings that meet the number, of the square of the rating's slope in it.
+
+    Args:
+        tables: a dict of arrays: `"user"` and `"movie"`, and if there are biases,
+            `"user_bias"` and `"movie_bias"`.
+        examples: `memembed.data.Examples`.
+
+    Returns:
+        A dict of arrays of the same shapes.
+    """
+    user, movie = examples.user, examples.movie
+    score = np.einsum("ij,ij->i", tables["user"][user], tables["movie"][movie])
+    if "user_bias" in tables:
+        score += tables["user_bias"][user, 0] + tables["movie_bias"][movie, 0]
+    probability = 1 / (1 + np.exp(-score))
+    slopes = (MAX_RATING * probability * (1 - probability)) ** 2 / len(score)
+
+    def summed(ids, factors, size):
+        return np.stack([np.bincount(ids, slopes * f, size) for f in factors.T], axis=1)
+
+    users, movies = len(tables["user"]), len(tables["movie"])
+    ones = np.ones((len(score), 1))
+    found = {
+        "user": summed(user, tables["movie"][movie] ** 2, users),
+        "movie": summed(movie, tables["user"][user] ** 2, movies),
+        "user_bias": summed(user, ones, users),
+        "movie_bias": summed(movie, ones, movies),
+    }
+    return {name: found[name] for name in tables}
+
+
+def plan_bits(tables, weights, block_sizes, max_bytes):
+    """Choose the bits of each column of each block, for the least error in a budget.
+
+    Args:
+        tables: a dict of arrays of shape `(ids, columns)`.
+        weights: a dict of arrays of the same shapes: how much the square of a number's
+            error counts.
+        block_sizes: a dict of the sizes of each table's blocks.
+        max_bytes: how many bytes all tables may take: see `sizing.md_bytes`.
+
+    Returns:
+        A dict of lists: for each block, the bits of its columns, as `MDEmbedding` takes
+        them.
+    """
+    errors = {
+        (name, b): _rounding_errors(table[ids], weights[name][ids])
+        for name, table in tables.items()
+        for b, ids in enumerate(_slices(block_sizes[name]))
+    }
+    rows = {(name, b): block_sizes[name][b] for name, b in errors}
+    # A table needs a bit: where it gains most.
+    bits = {}
+    for block, error in errors.items():
+        bits[block] = [0] * len(error)
+        bits[block][np.argmax(error[:, 0] - error[:, 1])] = 1
+
+    def cost(block):
+        width = len(bits[block])
+        return md_bytes([rows[block]], [width], width, bits=[bits[block]])
+
+    costs = {block: cost(block) for block in bits}
+    total = sum(costs.values())
+    if total > max_bytes:
+        raise ValueError(
+            f"`max_bytes` must be at least {total}, which one bit in each block takes. "
+            f"Received: max_bytes={max_bytes}"
+        )
+
+    def best_step(block, column):
+        """Return the gain of a column's best further bits, for each bit a row."""
+        error, now = errors[block][column], bits[block][column]
+        more = np.arange(now + 1, MOST_BITS + 1)
+        gains = (error[now] - error[more]) / ((more - now) * rows[block])
+        best = np.argmax(gains)
+        return -gains[best], block, column, int(more[best])
+
+    steps = [
+        best_step(block, column)
+        for block, error in errors.items()
+        for column in range(len(error))
+    ]
+    heapq.heapify(steps)
+    while steps:
+        gain, block, column, raised = heapq.heappop(steps)
+        before = bits[block][column]
+        bits[block][column] = raised
+        new = cost(block)
+        if gain >= 0 or total - costs[block] + new > max_bytes:
+            bits[block][column] = before  # another step may fit still
+            continue
+        total += new - costs[block]
+        costs[block] = new
+        if raised < MOST_BITS:
+            heapq.heappush(steps, best_step(block, column))
+    return {
+        name: [bits[name, b] for b in range(len(block_sizes[name]))] for name in tables
+    }
+
+
+def _rounding_errors(table, weights):
+    """Return, for each column and number of bits, the error that rounding makes."""
+    errors = np.empty((table.shape[1], MOST_BITS + 1))
+    for j, (numbers, weight) in enumerate(zip(table.T, weights.T, strict=True)):
+        weight = np.maximum(weight, 1e-12)  # an id without ratings has the last say
+        for bits in range(MOST_BITS + 1):
+            offset, scale = even_steps(numbers[:, None], [bits], weight)
+            codes = np.round((numbers - offset) / scale).clip(0, 2**bits - 1)
+            errors[j, bits] = weight @ (numbers - offset - scale * codes) ** 2
+    return errors
+
+
+def _slices(sizes):
+    stops = np.cumsum(sizes)
+    return [slice(stop - size, stop) for stop, size in zip(stops, sizes, strict=True)]
+
+
+def _rows(layer):
+    """Return all embeddings of a layer, in float64."""
+    rows = layer(np.arange(layer.input_dim))
+    return ops.convert_to_numpy(rows).astype("float64")
