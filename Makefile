@@ -31,7 +31,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help book test test-backends test-tensorflow test-jax test-torch test-book \
-	bench lab venv lint lock links colab repository clean
+	bench study lab venv lint lock links colab repository clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,9 @@ test-tensorflow test-jax test-torch:
 
 test-book: $(INSTALLED) ## check the pages that `make book` built
 	$(BIN)/python -m pytest -m book tests/book
+
+study: $(INSTALLED) ## train all models of chapters 5 and 6 again; stops and goes on
+	$(BIN)/python -m memembed.study
 
 bench: $(VENVS:=/.installed) ## time training and the layers, beside others; see benchmarks/
 	$(BIN)/python -m benchmarks

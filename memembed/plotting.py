@@ -24,11 +24,11 @@ AMBER, GREY = "#e69f00", "#767676"
 PALETTE = [BLUE, ORANGE, GREEN, PINK, AMBER, SKY, GREY]
 
 
-def _new_axes():
+def _new_axes(height=3.6):
     # Not by plt.rc_context: in a notebook it would, on leaving, undo the interactive
     # mode that the first figure sets up, and no other figure would be shown.
     _, axes = plt.subplots(
-        figsize=(6.4, 3.6), dpi=120, facecolor="white", layout="constrained"
+        figsize=(6.4, height), dpi=120, facecolor="white", layout="constrained"
     )
     axes.set_prop_cycle(color=PALETTE)
     axes.set_axisbelow(True)
@@ -296,6 +296,107 @@ def _name_points(axes, points):
         else:
             axes.add_artist(text)  # covered on every side: the last will have to do
         taken.append(box)
+
+
+FAMILIES = {"plain": BLUE, "biases": SKY, "hashing": GREY, "QR": ORANGE, "MD": GREEN}
+MARKERS = {"by hand": "s", "add": "^", "concatenate": "s"}
+
+
+def study(rows, live=(), published=()):
+    """Show the study: bytes against error, a curve for each method.
+
+    A curve joins the models with both tables shrunk, in a band from the least error of
+    all seeds to the greatest. It is dashed if the model has no biases. Models with one
+    table shrunk are hollow.
+
+    Args:
+        rows: rows of `memembed.study`, a DataFrame, those of stage `"report"`.
+        live: the same, of models that were trained just now: crosses.
+        published: tuples of a label, bytes and an error: stars.
+    """
+    axes = _new_axes(height=5.2)
+    for method, models in rows.groupby("method", sort=False):
+        errors = models.groupby(["on", "name", "bytes"]).mae.agg(["mean", "min", "max"])
+        errors = errors.reset_index().sort_values("bytes")
+        family = next((name for name in FAMILIES if method.startswith(name)), None)
+        colour = FAMILIES.get(family, PINK)
+        marker = next((MARKERS[name] for name in MARKERS if name in method), "o")
+        both, one = errors[errors.on == "both"], errors[errors.on != "both"]
+        axes.plot(
+            *(both["bytes"], both["mean"]),
+            color=colour,
+            linestyle="-" if "biases" in method else "--",
+            marker=marker,
+            markersize=4,
+            linewidth=1.2,
+            label=method,
+        )
+        axes.fill_between(
+            *(both["bytes"], both["min"], both["max"]),
+            color=colour,
+            alpha=0.2,
+            linewidth=0,
+        )
+        axes.plot(
+            *(one["bytes"], one["mean"]),
+            color=colour,
+            linestyle="",
+            marker=marker,
+            markersize=4,
+            markerfacecolor="white",
+        )
+    if len(live):
+        axes.plot(live["bytes"], live["mae"], "kx", markersize=5, label="trained here")
+    for label, size, error in published:
+        axes.plot(size, error, "k*", markersize=8)
+        _annotate(axes, label, (size, error))
+    axes.set(xscale="log", xlabel="bytes of weights", ylabel="mean absolute error")
+    axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.figure.legend(
+        loc="outside lower center", ncols=3, frameon=False, fontsize="small"
+    )
+    return axes
+
+
+def _annotate(axes, text, point):
+    axes.annotate(
+        text, point, xytext=(7, 5), textcoords="offset points", fontsize="small"
+    )
+
+
+def ladder(rows, reference):
+    """Show how many bytes each step of a ladder takes, and its error.
+
+    Args:
+        rows: a DataFrame of `rung`, `bytes` and `mae`, a row for each run, the rungs in
+            their order.
+        reference: the rung whose error none should exceed: drawn as a line.
+    """
+    errors = rows.groupby("rung", sort=False).agg(
+        bytes=("bytes", "mean"),
+        mean=("mae", "mean"),
+        low=("mae", "min"),
+        high=("mae", "max"),
+    )
+    axes = _new_axes(height=4.2)
+    axes.axhline(errors["mean"][reference], color=GREY, linestyle=":", zorder=0)
+    axes.plot(errors["bytes"], errors["mean"], color=GREY, linewidth=0.8, zorder=1)
+    axes.errorbar(
+        errors["bytes"],
+        errors["mean"],
+        [errors["mean"] - errors["low"], errors["high"] - errors["mean"]],
+        fmt="o",
+        capsize=3,
+    )
+    axes.set(xscale="log", xlabel="bytes", ylabel="mean absolute error")
+    axes.invert_xaxis()
+    axes.margins(x=0.2, y=0.2)
+    axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    places = zip(errors["bytes"], errors["mean"], strict=True)
+    _name_points(axes, dict(zip(errors.index, places, strict=True)))
+    return axes
 
 
 def step_times(times):

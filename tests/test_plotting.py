@@ -163,3 +163,48 @@ def test_seconds():
     assert [bar.get_width() for bar in axes.patches] == [30, 10, 3, 2]
     assert [text.get_text() for text in axes.texts] == ["30 s", "10 s", "3 s", "2 s"]
     assert plotting.seconds(frame[["a"]]).get_legend() is None
+
+
+def rows_of_the_study():
+    columns = ["method", "on", "name", "bytes", "mae"]
+    rows = [
+        ("plain", "both", "8 columns", 800, 0.72),
+        ("plain", "both", "8 columns", 800, 0.74),
+        ("plain", "both", "1 column", 100, 0.80),
+        ("QR, add", "both", "a", 50, 0.90),
+        ("QR, add", "users", "a", 70, 0.88),
+        ("QR, multiply, and biases", "both", "a", 60, 0.85),
+        ("MD by hand", "both", "a", 90, 0.79),
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_study():
+    rows = rows_of_the_study()
+    axes = plotting.study(rows, live=rows.head(1), published=[("published", 99, 0.7)])
+    drawn = {line.get_label(): line for line in axes.lines}
+    labels = [text.get_text() for text in axes.figure.legends[0].get_texts()]
+    assert labels == [*rows.method.unique(), "trained here"]
+    np.testing.assert_allclose(drawn["plain"].get_xdata(), [100, 800])
+    np.testing.assert_allclose(drawn["plain"].get_ydata(), [0.80, 0.73])
+    assert drawn["QR, add"].get_xdata().tolist() == [50]
+    assert drawn["QR, add"].get_linestyle() == "--"
+    assert drawn["QR, multiply, and biases"].get_linestyle() == "-"
+    colours = {name: drawn[name].get_color() for name in labels}
+    assert colours["QR, add"] == colours["QR, multiply, and biases"]
+    assert len({colours[name] for name in ("plain", "QR, add", "MD by hand")}) == 3
+    hollow = [x for x in axes.lines if x.get_markerfacecolor() == "white"]
+    assert [70] in [line.get_xdata().tolist() for line in hollow]
+    assert "published" in [text.get_text() for text in axes.texts]
+
+
+def test_ladder():
+    rows = pd.DataFrame(
+        [("full", 1000, 0.7), ("full", 1000, 0.8), ("small", 10, 0.76)],
+        columns=["rung", "bytes", "mae"],
+    )
+    axes = plotting.ladder(rows, reference="full")
+    assert [text.get_text() for text in axes.texts] == ["full", "small"]
+    assert axes.xaxis_inverted()
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), 0.75)
+    np.testing.assert_allclose(axes.lines[1].get_xdata(), [1000, 10])
