@@ -9,9 +9,10 @@ from memembed._checks import check_size
 from memembed.layers import MDEmbedding
 from memembed.layers._factorize import even_steps
 from memembed.models import MAX_RATING, dot_product_model, embeddings_of
-from memembed.sizing import md_bytes
+from memembed.sizing import low_bit_bytes
 
 MOST_BITS = 7  # an eighth never lowers an error by what it costs
+MOST_COLUMNS = 24  # further principal axes of a model of ratings hold next to nothing
 
 
 def compress(model, examples, max_bytes, num_blocks=5):
@@ -71,27 +72,27 @@ def compress(model, examples, max_bytes, num_blocks=5):
     tables = {name: _rows(layer) for name, layer in layers.items()}
     tables["user"], tables["movie"] = principal_axes(tables["user"], tables["movie"])
     weights = sensitivities(tables, examples)
-    counts = {
-        side: np.bincount(getattr(examples, side), minlength=len(tables[side]))
-        for side in ("user", "movie")
-    }
-    blocks = {side: equal_shares(counts[side], num_blocks) for side in counts}
+    counts, sizes = {}, {}
+    for name, table in tables.items():
+        ids = getattr(examples, name.removesuffix("_bias"))
+        counts[name] = np.bincount(ids, minlength=len(table))
+        sizes[name] = equal_shares(counts[name], num_blocks)
 
-    sizes = {name: blocks[name.removesuffix("_bias")] for name in tables}
-    bits = plan_bits(tables, weights, sizes, max_bytes)
-    made = {
-        name: MDEmbedding.from_embedding(
-            table,
-            sizes[name],
-            [table.shape[1]] * num_blocks,
-            popularity=counts[name.removesuffix("_bias")],
-            bits=bits[name],
-            activity_regularizer=layers[name].activity_regularizer,
+    rank, bits = _best_rank(tables, weights, sizes, max_bytes)
+    made = []
+    for name, table in tables.items():
+        table = table[:, :rank]
+        made.append(
+            MDEmbedding.from_embedding(
+                table,
+                sizes[name],
+                [table.shape[1]] * num_blocks,
+                popularity=counts[name],
+                bits=[bits[name, block] for block in range(num_blocks)],
+                activity_regularizer=layers[name].activity_regularizer,
+            )
         )
-        for name, table in tables.items()
-    }
-    users, movies, *biases = made.values()
-    return dot_product_model(users, movies, biases=biases)
+    return dot_product_model(made[0], made[1], biases=made[2:])
 
 
 def principal_axes(users, movies):
@@ -189,48 +190,68 @@ def sensitivities(tables, examples):
     return {name: found[name] for name in tables}
 
 
-def plan_bits(tables, weights, block_sizes, max_bytes):
+def _best_rank(tables, weights, sizes, max_bytes):
+    """Return how many columns to keep, and the bits of each block's columns.
+
+    Every column has an offset and a scale in each block, whether it has bits or not.
+    """
+    most = MOST_COLUMNS
+    errors, left_out = {}, np.zeros(most + 1)
+    for name, table in tables.items():
+        for block, ids in enumerate(_slices(sizes[name])):
+            numbers, weight = table[ids], weights[name][ids]
+            errors[name, block] = rounding_errors(numbers[:, :most], weight[:, :most])
+            if "bias" not in name:
+                without = np.einsum("ij,ij->j", weight, numbers**2)
+                left_out += [without[rank:].sum() for rank in range(most + 1)]
+    rows = {(name, block): sizes[name][block] for name, block in errors}
+
+    plans = []
+    for rank in range(1, min(most, tables["user"].shape[1]) + 1):
+        kept = {block: error[:rank] for block, error in errors.items()}
+        try:
+            bits, error = plan_bits(kept, rows, max_bytes)
+        except ValueError:
+            if not plans:
+                raise
+            break  # nor will more columns fit
+        plans.append((error + left_out[rank], rank, bits))
+    _, rank, bits = min(plans, key=lambda plan: plan[:2])
+    return rank, bits
+
+
+def plan_bits(errors, rows, max_bytes):
     """Choose the bits of each column of each block, for the least error in a budget.
 
     Args:
-        tables: a dict of arrays of shape `(ids, columns)`.
-        weights: a dict of arrays of the same shapes: how much the square of a number's
-            error counts.
-        block_sizes: a dict of the sizes of each table's blocks.
-        max_bytes: how many bytes all tables may take: see `sizing.md_bytes`.
+        errors: a dict from a block to an array of shape `(columns, most bits + 1)`: the
+            error of a column at each number of bits.
+        rows: a dict from a block to its number of rows.
+        max_bytes: how many bytes all blocks may take: see `sizing.low_bit_bytes`.
 
     Returns:
-        A dict of lists: for each block, the bits of its columns, as `MDEmbedding` takes
-        them.
+        A dict from a block to the bits of its columns, a list; and the error.
     """
-    errors = {
-        (name, b): _rounding_errors(table[ids], weights[name][ids])
-        for name, table in tables.items()
-        for b, ids in enumerate(_slices(block_sizes[name]))
-    }
-    rows = {(name, b): block_sizes[name][b] for name, b in errors}
-    # A table needs a bit: where it gains most.
-    bits = {}
+    # A block needs a bit: in the column where it gains most.
+    bits = {block: [0] * len(error) for block, error in errors.items()}
     for block, error in errors.items():
-        bits[block] = [0] * len(error)
         bits[block][np.argmax(error[:, 0] - error[:, 1])] = 1
 
     def cost(block):
-        width = len(bits[block])
-        return md_bytes([rows[block]], [width], width, bits=[bits[block]])
+        return low_bit_bytes(rows[block], len(bits[block]), bits[block])
 
-    costs = {block: cost(block) for block in bits}
-    total = sum(costs.values())
-    if total > max_bytes:
+    costs = {block: cost(block) for block in errors}
+    left = max_bytes - sum(costs.values())
+    if left < 0:
         raise ValueError(
-            f"`max_bytes` must be at least {total}, which one bit in each block takes. "
-            f"Received: max_bytes={max_bytes}"
+            f"`max_bytes` must be at least {max_bytes - left}, which one bit in each "
+            f"block takes. Received: max_bytes={max_bytes}"
         )
 
     def best_step(block, column):
-        """Return the gain of a column's best further bits, for each bit a row."""
+        """Return the further bits that gain most for each of them, and that gain."""
         error, now = errors[block][column], bits[block][column]
-        more = np.arange(now + 1, MOST_BITS + 1)
+        more = np.arange(now + 1, len(error))
         gains = (error[now] - error[more]) / ((more - now) * rows[block])
         best = np.argmax(gains)
         return -gains[best], block, column, int(more[best])
@@ -242,31 +263,37 @@ def plan_bits(tables, weights, block_sizes, max_bytes):
     ]
     heapq.heapify(steps)
     while steps:
-        gain, block, column, raised = heapq.heappop(steps)
-        before = bits[block][column]
-        bits[block][column] = raised
-        new = cost(block)
-        if gain >= 0 or total - costs[block] + new > max_bytes:
-            bits[block][column] = before  # another step may fit still
+        gain, block, column, more = heapq.heappop(steps)
+        now, bits[block][column] = bits[block][column], more
+        extra = cost(block) - costs[block]
+        if gain >= 0 or extra > left:
+            bits[block][column] = now  # another column's step may fit still
             continue
-        total += new - costs[block]
-        costs[block] = new
-        if raised < MOST_BITS:
+        left -= extra
+        costs[block] += extra
+        if more < errors[block].shape[1] - 1:
             heapq.heappush(steps, best_step(block, column))
-    return {
-        name: [bits[name, b] for b in range(len(block_sizes[name]))] for name in tables
-    }
+    error = sum(errors[block][range(len(b)), b].sum() for block, b in bits.items())
+    return bits, error
 
 
-def _rounding_errors(table, weights):
-    """Return, for each column and number of bits, the error that rounding makes."""
-    errors = np.empty((table.shape[1], MOST_BITS + 1))
-    for j, (numbers, weight) in enumerate(zip(table.T, weights.T, strict=True)):
-        weight = np.maximum(weight, 1e-12)  # an id without ratings has the last say
-        for bits in range(MOST_BITS + 1):
-            offset, scale = even_steps(numbers[:, None], [bits], weight)
-            codes = np.round((numbers - offset) / scale).clip(0, 2**bits - 1)
-            errors[j, bits] = weight @ (numbers - offset - scale * codes) ** 2
+def rounding_errors(table, weights):
+    """Return the error that rounding makes, for each column and number of bits.
+
+    Args:
+        table: array of shape `(ids, columns)`.
+        weights: array of the same shape: how much the square of an error counts.
+
+    Returns:
+        An array of shape `(columns, MOST_BITS + 1)`.
+    """
+    columns = range(table.shape[1])
+    errors = np.empty((len(columns), MOST_BITS + 1))
+    for bits in range(MOST_BITS + 1):
+        offsets, scales = even_steps(table, [bits for _ in columns], weights)
+        codes = np.round((table - offsets) / scales).clip(0, 2**bits - 1)
+        rounded = offsets + scales * codes
+        errors[:, bits] = np.einsum("ij,ij->j", weights, (table - rounded) ** 2)
     return errors
 
 

@@ -7,6 +7,7 @@ from memembed.compress import (
     equal_shares,
     plan_bits,
     principal_axes,
+    rounding_errors,
     sensitivities,
 )
 from memembed.data import Examples, prepare, synthetic_ratings
@@ -168,31 +169,55 @@ def test_sensitivities_foretell_what_an_error_does(data):
             assert error == pytest.approx(1e-6 * found[name][row, column], rel=0.01)
 
 
+def planned(table, weights, blocks, max_bytes):
+    """Return the bits of a table's blocks, and the error."""
+    parts = dict(
+        enumerate(zip(*(np.split(x, blocks) for x in (table, weights)), strict=True))
+    )
+    errors = {block: rounding_errors(*part) for block, part in parts.items()}
+    rows = {block: len(part[0]) for block, part in parts.items()}
+    bits, error = plan_bits(errors, rows, max_bytes)
+    widths = [table.shape[1]] * len(bits)
+    used = md_bytes(list(rows.values()), widths, widths[0], bits=list(bits.values()))
+    assert used <= max_bytes
+    return bits, error
+
+
 def test_bits_go_where_they_are_worth_most():
     rng = np.random.default_rng(0)
     table = rng.normal(size=(200, 3)) * [1, 0.4, 0.001]
     weights = np.ones_like(table)
     weights[:100] = 100.0
-    bits = plan_bits({"t": table}, {"t": weights}, {"t": [100, 100]}, 160)["t"]
+    bits, _ = planned(table, weights, [100], max_bytes=160)
     assert bits[0][0] > bits[0][1] > bits[0][2] == 0
     assert bits[0][0] > bits[1][0] > bits[1][1]
-    assert md_bytes([100, 100], [3, 3], 3, bits=bits) <= 160
 
 
-def test_an_exhaustive_search_finds_no_better_bits():
-    """Of all plans of the same table, within the bytes of one more bit for a column."""
+@pytest.mark.parametrize("max_bytes", [30, 40, 50])
+def test_an_exhaustive_search_finds_no_better_bits(max_bytes):
+    """None that is better in a budget that is smaller by one column's bit."""
     rng = np.random.default_rng(1)
     table = rng.normal(size=(40, 2)) * [1, 0.4]
-    weights = np.ones_like(table)
-    bits = plan_bits({"t": table}, {"t": weights}, {"t": [40]}, 50)["t"][0]
-    from memembed.compress import _rounding_errors
-
-    errors = _rounding_errors(table, weights)
-    mine = errors[0, bits[0]] + errors[1, bits[1]]
+    weights = rng.random(size=table.shape)
+    _, mine = planned(table, weights, [], max_bytes)
+    errors = rounding_errors(table, weights)
     best = min(
         errors[0, i] + errors[1, j]
         for i in range(8)
         for j in range(8)
-        if i + j and md_bytes([40], [2], 2, bits=[[i, j]]) <= 50 - 5
+        if i + j and md_bytes([40], [2], 2, bits=[[i, j]]) <= max_bytes - 40 / 8
     )
     assert mine <= best + 1e-12
+
+
+def test_columns_that_hold_nothing_cost_nothing(data):
+    """They would have an offset and a scale in each block."""
+    rng = np.random.default_rng(0)
+    layers = []
+    for rows in (len(data.users), len(data.movies)):
+        table = rng.normal(size=(rows, 6)) * [1, 1, 1e-4, 1e-4, 1e-4, 1e-4]
+        layers.append(keras.layers.Embedding(rows, 6))
+        layers[-1].build()
+        layers[-1].set_weights([table])
+    small = compress(dot_product_model(*layers), data.train, 600, num_blocks=2)
+    assert small.get_layer("dot_product").input[0].shape == (None, 2)

@@ -165,7 +165,8 @@ def even_steps(table, bits, popularity=None):
         table: array of shape `(ids, columns)`.
         bits: for each column, the bits of a number: `2 ** bits` values. With no bits,
             that is one value, the mean.
-        popularity: how often each id occurs, in any unit. None: all alike.
+        popularity: how often each id occurs, in any unit. None: all alike. Or the
+            weight of each number, an array of the shape of `table`.
 
     Returns:
         The offsets and the scales, each of shape `(columns,)`, in float64.
@@ -176,11 +177,14 @@ def even_steps(table, bits, popularity=None):
         ([-0.97], [0.98])
     """
     table = check_table(table)
-    weights = as_weights(popularity, table)
-    weights = weights / weights.sum()
+    if np.ndim(popularity) < 2:
+        popularity = as_weights(popularity, table)[:, None]
+    most = np.maximum(np.max(popularity, axis=0), np.finfo("float64").tiny)
+    weights = np.maximum(popularity / most, LEAST_WEIGHT)
+    weights = np.broadcast_to(weights / weights.sum(axis=0), table.shape)
     top = 2.0 ** np.asarray(bits) - 1
     values = table.astype("float64")
-    centre = weights @ values
+    centre = _column_sums(weights, values)
     widest = np.abs(values - centre).max(axis=0)
     constant = (widest == 0) | (top == 0)
     widest[constant] = 1.0
@@ -192,20 +196,24 @@ def even_steps(table, bits, popularity=None):
         for _ in range(3):
             codes = np.round((values - offsets) / scales).clip(0, top)
             errors = values - offsets - scales * codes
-            error = weights @ errors**2
+            error = _column_sums(weights, errors**2)
             better = error < best_error
             best_error[better] = error[better]
             best[:, better] = offsets[better], scales[better]
             # The line that fits the numbers best, given their codes.
-            mean = weights @ codes
-            spread = weights @ (codes - mean) ** 2
-            slope = weights @ ((codes - mean) * (values - centre))
+            mean = _column_sums(weights, codes)
+            spread = _column_sums(weights, (codes - mean) ** 2)
+            slope = _column_sums(weights, (codes - mean) * (values - centre))
             fits = (spread > 0) & (slope > 0)
             scales = np.where(fits, slope / np.where(fits, spread, 1), scales)
             offsets = np.where(fits, centre - scales * mean, offsets)
     # The first value, not between two of them, and the only one of no bits.
     best[:, constant] = centre[constant], np.ones(constant.sum())
     return tuple(best)
+
+
+def _column_sums(weights, values):
+    return np.einsum("ij,ij->j", weights, values)
 
 
 def as_weights(popularity, table):
