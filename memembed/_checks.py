@@ -86,21 +86,45 @@ def _is_zero(value):
     )
 
 
-def check_block_bits(bits, shapes):
-    """Return, for each of an `MDEmbedding`'s tables, the bits of its columns.
+def low_bit_shapes(input_dim, output_dim, block_sizes):
+    """Return the shapes of a `LowBitEmbedding`'s blocks, one after another.
 
     Args:
-        bits: None, one number, or an entry for each block: a number, or one for each of
-            its columns.
-        shapes: what `md_shapes` returns.
+        input_dim: size of the vocabulary.
+        output_dim: length of an embedding.
+        block_sizes: None for one block, or how many ids each block holds.
+
+    Raises:
+        TypeError: a size is not an integer, or the blocks are not a sequence.
+        ValueError: a size is not positive, or the blocks do not sum to `input_dim`.
+    """
+    input_dim = check_size("input_dim", input_dim)
+    output_dim = check_size("output_dim", output_dim)
+    if block_sizes is None:
+        return [(input_dim, output_dim)]
+    sizes = check_sizes("block_sizes", block_sizes)
+    if sum(sizes) != input_dim:
+        raise ValueError(
+            "`block_sizes` must sum to `input_dim`. "
+            f"Received: block_sizes={block_sizes!r}, input_dim={input_dim!r}"
+        )
+    return [(size, output_dim) for size in sizes]
+
+
+def check_block_bits(bits, shapes, by_block):
+    """Return, for each of a `LowBitEmbedding`'s blocks, the bits of its columns.
+
+    Args:
+        bits: one number; or an entry for each block, if `by_block`: a number, or one
+            for each column; or else, one for each column.
+        shapes: what `low_bit_shapes` returns.
+        by_block: whether an entry is about a block.
 
     Raises:
         TypeError: as of `check_bits`.
         ValueError: as of `check_bits`, or there is not an entry for each block.
     """
-    if bits is None:
-        return [None] * len(shapes)
-    if not hasattr(bits, "__iter__"):
+    if not by_block or isinstance(bits, (str, bytes)) or not hasattr(bits, "__iter__"):
         bits = [bits] * len(shapes)
     if len(bits) != len(shapes):
         raise ValueError(

@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from memembed._checks import check_size
-from memembed.layers import MDEmbedding
+from memembed.layers import LowBitEmbedding
 from memembed.layers._factorize import even_steps
 from memembed.models import MAX_RATING, dot_product_model, embeddings_of
 from memembed.sizing import low_bit_bytes
@@ -39,8 +39,8 @@ def compress(model, examples, max_bytes, num_blocks=5):
         num_blocks: how many blocks there are of users, and of movies.
 
     Returns:
-        A new `dot_product_model`. Its embeddings and biases are `MDEmbedding` layers
-        with `bits`, each with the activity regularizer of the layer that it is made
+        A new `dot_product_model`. Its embeddings and biases are `LowBitEmbedding`
+        layers, each with the activity regularizer of the layer that it is made
         from.
 
     Raises:
@@ -79,19 +79,16 @@ def compress(model, examples, max_bytes, num_blocks=5):
         sizes[name] = equal_shares(counts[name], num_blocks)
 
     rank, bits = _best_rank(tables, weights, sizes, max_bytes)
-    made = []
-    for name, table in tables.items():
-        table = table[:, :rank]
-        made.append(
-            MDEmbedding.from_embedding(
-                table,
-                sizes[name],
-                [table.shape[1]] * num_blocks,
-                popularity=counts[name],
-                bits=[bits[name, block] for block in range(num_blocks)],
-                activity_regularizer=layers[name].activity_regularizer,
-            )
+    made = [
+        LowBitEmbedding.from_embedding(
+            table[:, :rank],
+            [bits[name, block] for block in range(num_blocks)],
+            counts[name],
+            sizes[name],
+            activity_regularizer=layers[name].activity_regularizer,
         )
+        for name, table in tables.items()
+    ]
     return dot_product_model(made[0], made[1], biases=made[2:])
 
 

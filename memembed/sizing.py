@@ -23,10 +23,10 @@ import numbers
 import numpy as np
 
 from memembed._checks import (
-    check_bits,
     check_block_bits,
     check_size,
     check_sizes,
+    low_bit_shapes,
     md_shapes,
     qr_shapes,
 )
@@ -84,33 +84,38 @@ def plain_bytes(input_dim, output_dim, dtype="float32"):
     return _table_bytes(input_dim, output_dim, _check_dtype(dtype))
 
 
-def low_bit_bytes(input_dim, output_dim, bits=4):
+def low_bit_bytes(input_dim, output_dim, bits=4, block_sizes=None):
     """Count the bytes of a packed `LowBitEmbedding` with these arguments.
 
-    The codes of all rows lie side by side without a gap. Each column has an offset and
-    a scale in float32.
+    The codes of all rows of a block lie side by side without a gap. Each column of each
+    block has an offset and a scale in float32.
 
     Args:
         input_dim: size of the vocabulary.
         output_dim: length of an embedding.
-        bits: bits of a number: one for all columns, or one for each.
+        bits: bits of a number: one for all columns, or one for each. With blocks: one
+            for all, or for each block one or one for each column.
+        block_sizes: how many ids each block holds. Default: one block.
 
     Raises:
         TypeError: a size, or a number of bits, is not an integer.
-        ValueError: a size is not positive, or `bits` is not from 0 to 8, or not one for
-            each column, or 0 for all.
+        ValueError: a size is not positive, or `block_sizes` do not sum to `input_dim`,
+            or `bits` is not from 0 to 8, or not as above, or 0 for all of a block.
 
     Example:
         >>> low_bit_bytes(6040, 8, bits=3)
         18184
         >>> low_bit_bytes(6040, 3, bits=[4, 2, 1])
         5309
+        >>> low_bit_bytes(6040, 3, bits=[[4, 2, 1], 1], block_sizes=[1000, 5040])
+        2813
     """
-    rows, width = (
-        check_size("input_dim", input_dim),
-        check_size("output_dim", output_dim),
+    shapes = low_bit_shapes(input_dim, output_dim, block_sizes)
+    by_column = check_block_bits(bits, shapes, block_sizes is not None)
+    return sum(
+        -(-rows * sum(each) // 8) + 2 * 4 * width
+        for (rows, width), each in zip(shapes, by_column, strict=True)
     )
-    return -(-rows * sum(check_bits(bits, width)) // 8) + 2 * 4 * width
 
 
 def fewest_buckets(input_dim):
@@ -228,9 +233,7 @@ def md_parameters(block_sizes, block_dims, output_dim, use_bias=False):
     return total
 
 
-def md_bytes(
-    block_sizes, block_dims, output_dim, use_bias=False, dtype="float32", bits=None
-):
+def md_bytes(block_sizes, block_dims, output_dim, use_bias=False, dtype="float32"):
     """Count the bytes of an `MDEmbedding` with these arguments.
 
     Args:
@@ -239,13 +242,10 @@ def md_bytes(
         output_dim: length of an embedding.
         use_bias: whether a projection adds a bias.
         dtype: `"float32"`, `"float16"`, `"bfloat16"`, `"int8"` or `"int4"`.
-        bits: the layer's, once it is packed. The tables then take that many bits, and
-            only the projections are of `dtype`.
 
     Raises:
-        TypeError: as in `md_parameters`, or of `low_bit_bytes`.
-        ValueError: as in `md_parameters`, or of `low_bit_bytes`, or `dtype` is none of
-            these, or `bits` not one number or an entry for each block.
+        TypeError: as in `md_parameters`.
+        ValueError: as in `md_parameters`, or `dtype` is none of these.
 
     Example:
         >>> md_bytes([401, 1301, 2007], [64, 32, 16], 64, use_bias=True)
@@ -253,20 +253,13 @@ def md_bytes(
         >>> md_bytes([401, 1301, 2007], [64, 32, 16], 64, use_bias=True, dtype="int4")
         71577
 
-        >>> md_bytes([401, 1301, 2007], [6, 4, 2], 6, bits=4)
-        6052
-
     References:
         Ginart et al., 2019, arXiv:1909.11810.
     """
     dtype = _check_dtype(dtype)
-    shapes = md_shapes(block_sizes, block_dims, output_dim)
     total = 0
-    for (rows, width), each in zip(shapes, check_block_bits(bits, shapes), strict=True):
-        if each is None:
-            total += _table_bytes(rows, width, dtype)
-        else:
-            total += low_bit_bytes(rows, width, each)
+    for rows, width in md_shapes(block_sizes, block_dims, output_dim):
+        total += _table_bytes(rows, width, dtype)
         if width < output_dim:
             total += _projection_bytes(width, int(output_dim), bool(use_bias), dtype)
     return total

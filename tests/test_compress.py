@@ -11,9 +11,9 @@ from memembed.compress import (
     sensitivities,
 )
 from memembed.data import Examples, prepare, synthetic_ratings
-from memembed.layers import pack
+from memembed.layers import LowBitEmbedding, pack
 from memembed.models import bias_model, dot_product_model, embeddings_of
-from memembed.sizing import md_bytes
+from memembed.sizing import low_bit_bytes
 from memembed.training import evaluate, train
 
 SIDES = ("user", "movie", "user", "movie")
@@ -60,16 +60,12 @@ def test_the_more_bytes_the_less_is_lost(model, data):
 
 def test_it_is_better_than_the_same_bits_for_all(model, data):
     bits, blocks = 3, 2
-    layers = embeddings_of(model)
-    alike = compress(model, data.train, 10_000, num_blocks=blocks)
+    layers = embeddings_of(compress(model, data.train, 10_000, num_blocks=blocks))
     alike = [
-        type(layer).from_embedding(
-            layers[name].get_weights()[0],
-            layer.block_sizes,
-            layer.block_dims,
-            bits=bits,
+        LowBitEmbedding.from_embedding(
+            layer.tables[0], bits, block_sizes=layer.block_sizes
         )
-        for name, layer in embeddings_of(alike).items()
+        for layer in layers.values()
     ]
     alike = dot_product_model(*alike[:2], biases=alike[2:])
     small = compress(model, data.train, stored_bytes(alike), num_blocks=blocks)
@@ -177,8 +173,7 @@ def planned(table, weights, blocks, max_bytes):
     errors = {block: rounding_errors(*part) for block, part in parts.items()}
     rows = {block: len(part[0]) for block, part in parts.items()}
     bits, error = plan_bits(errors, rows, max_bytes)
-    widths = [table.shape[1]] * len(bits)
-    used = md_bytes(list(rows.values()), widths, widths[0], bits=list(bits.values()))
+    used = low_bit_bytes(*table.shape, list(bits.values()), list(rows.values()))
     assert used <= max_bytes
     return bits, error
 
@@ -205,7 +200,7 @@ def test_an_exhaustive_search_finds_no_better_bits(max_bytes):
         errors[0, i] + errors[1, j]
         for i in range(8)
         for j in range(8)
-        if i + j and md_bytes([40], [2], 2, bits=[[i, j]]) <= max_bytes - 40 / 8
+        if i + j and low_bit_bytes(40, 2, [i, j]) <= max_bytes - 40 / 8
     )
     assert mine <= best + 1e-12
 

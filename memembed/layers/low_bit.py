@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from memembed._checks import check_bits, check_size
+from memembed._checks import check_block_bits, check_size, low_bit_shapes
 from memembed.layers._common import CompressedEmbedding, table_of
 from memembed.layers._factorize import as_weights, check_table, even_steps
 
@@ -15,14 +15,13 @@ def pack(model):
     """Return a model whose embeddings of few bits hold codes only.
 
     Args:
-        model: a functional `keras.Model`, with layers that have `bits`: of the classes
-            `LowBitEmbedding` and `MDEmbedding`.
+        model: a functional `keras.Model` with layers `LowBitEmbedding`.
 
     Returns:
         A new model with the same predictions. Other layers are copied.
 
     Raises:
-        ValueError: as of the layers, or no layer can be packed.
+        ValueError: as of `LowBitEmbedding.pack`, or there is no such layer.
 
     Example:
         >>> import keras
@@ -32,15 +31,14 @@ def pack(model):
         >>> model.count_params(), pack(model).count_params()
         (4008, 1008)
     """
-    packed = [layer for layer in model.layers if getattr(layer, "bits", None)]
-    if not packed:
+    if not any(isinstance(layer, LowBitEmbedding) for layer in model.layers):
         raise ValueError(
-            "`model` must have a layer with `bits`. "
+            "`model` must have a layer LowBitEmbedding. "
             f"Received: a model of {[type(layer).__name__ for layer in model.layers]}"
         )
 
     def clone(layer):
-        if layer in packed:
+        if isinstance(layer, LowBitEmbedding):
             return layer.pack()
         copy = type(layer).from_config(layer.get_config())
         if layer.built:
@@ -59,6 +57,10 @@ class LowBitEmbedding(CompressedEmbedding):
 
         embedding(i)[j] = offsets[j] + scales[j] * codes[i, j]
 
+    With `block_sizes`, the ids are cut, in order, into blocks, and each block has bits,
+    offsets and scales of its own. With the ids in order of popularity, most popular
+    first, more bits go to the ids that are looked up most.
+
     The layer has two forms. The one to be trained holds rows of floats, and rounds
     those that are looked up. Gradients pass through the rounding as if it were not
     there, which is known as the straight-through estimator, and train the offsets and
@@ -69,8 +71,11 @@ class LowBitEmbedding(CompressedEmbedding):
     Args:
         input_dim: size of the vocabulary.
         output_dim: length of an embedding.
-        bits: bits of a number, from 0 to 8: one for all columns, or one for each. In a
-            column of no bits, all ids have the same number.
+        bits: bits of a number, from 0 to 8: one for all columns, or one for each. With
+            blocks: one for all, or for each block one or one for each column. In a
+            column of no bits, all ids of a block have the same number.
+        block_sizes: how many ids each block holds, the first ids first. Default: one
+            block.
         packed: whether to hold codes only. Most are made by `pack`.
         embeddings_initializer: initializer of the rows of floats. The offsets and the
             scales begin with what covers them.
@@ -82,8 +87,8 @@ class LowBitEmbedding(CompressedEmbedding):
 
     Raises:
         TypeError: a size, or a number of bits, is not an integer.
-        ValueError: a size is not positive, or `bits` is not from 0 to 8, or not one for
-            each column, or 0 for all.
+        ValueError: a size is not positive, or `block_sizes` do not sum to `input_dim`,
+            or `bits` is not from 0 to 8, or not as above, or 0 for all of a block.
 
     Input shape:
         Integers of any shape and dtype. Floats are truncated. JAX cuts 64-bit ids to 32
@@ -114,6 +119,7 @@ class LowBitEmbedding(CompressedEmbedding):
         input_dim,
         output_dim,
         bits=4,
+        block_sizes=None,
         packed=False,
         embeddings_initializer="uniform",
         embeddings_regularizer=None,
@@ -130,8 +136,21 @@ class LowBitEmbedding(CompressedEmbedding):
             **kwargs,
         )
         self.input_dim = check_size("input_dim", input_dim)
-        self.bits = tuple(check_bits(bits, self.output_dim))
+        shapes = low_bit_shapes(self.input_dim, self.output_dim, block_sizes)
+        by_block = block_sizes is not None
+        block_bits = check_block_bits(bits, shapes, by_block)
+        rows = [rows for rows, _ in shapes]
+        self.bits = block_bits if by_block else block_bits[0]
+        self.block_sizes = rows if by_block else None
         self.packed = packed
+        sizes = [
+            -(-size * sum(each) // 8)
+            for size, each in zip(rows, block_bits, strict=True)
+        ]
+        # Of each block: its columns' bits, and where its ids and its codes begin.
+        self._bits = np.array(block_bits)
+        self._ids = np.cumsum([0, *rows])
+        self._bytes = np.cumsum([0, *sizes])
         self.tables = (
             []
             if packed
@@ -139,7 +158,9 @@ class LowBitEmbedding(CompressedEmbedding):
         )
 
     @classmethod
-    def from_embedding(cls, embedding, bits=4, popularity=None, **kwargs):
+    def from_embedding(
+        cls, embedding, bits=4, popularity=None, block_sizes=None, **kwargs
+    ):
         """Round a trained full table, with the offsets and scales that fit it best.
 
         Training goes on from its rows. To keep the rounded table as it is, `pack` it.
@@ -147,9 +168,10 @@ class LowBitEmbedding(CompressedEmbedding):
         Args:
             embedding: the table: a built `keras.layers.Embedding`, or an array of
                 shape `(input_dim, output_dim)`.
-            bits: bits of a number: one for all columns, or one for each.
+            bits: as of the layer.
             popularity: how often each id occurs, in any unit. The errors of an id count
                 in proportion. Default: all ids alike.
+            block_sizes: as of the layer.
             **kwargs: further arguments of the layer. `mask_zero` is by default that of
                 `embedding`.
 
@@ -172,7 +194,7 @@ class LowBitEmbedding(CompressedEmbedding):
         """
         table = check_table(table_of(embedding))
         kwargs.setdefault("mask_zero", getattr(embedding, "mask_zero", False))
-        layer = cls(*table.shape, bits, **kwargs)
+        layer = cls(*table.shape, bits, block_sizes, **kwargs)
         layer.build()
         layer.fit_steps(table, as_weights(popularity, table))
         return layer
@@ -184,45 +206,51 @@ class LowBitEmbedding(CompressedEmbedding):
             table: array of shape `(input_dim, output_dim)`.
             weights: array of shape `(input_dim,)`: how much the errors of a row count.
         """
-        offsets, scales = even_steps(table, self.bits, weights)
+        steps = [
+            even_steps(table[ids], bits, weights[ids])
+            for ids, bits in zip(self._slices(), self._bits, strict=True)
+        ]
+        offsets, scales = zip(*steps, strict=True)
         self.tables[0].set_weights([table])
-        self.offsets.assign(offsets)
-        self.scales.assign(scales)
+        self.offsets.assign(np.stack(offsets))
+        self.scales.assign(np.stack(scales))
 
     def build(self, input_shape=None):
         super().build(input_shape)
-        columns = (self.output_dim,)
+        shape = self._bits.shape
         if self.packed:
-            size = -(-self.input_dim * sum(self.bits) // 8)
             self.codes = self.add_weight(
-                (size,), "zeros", "uint8", trainable=False, name="codes"
+                (int(self._bytes[-1]),), "zeros", "uint8", trainable=False, name="codes"
             )
             covering = ["zeros", "ones"]
         else:
-            table = self.tables[0].embeddings
+            blocks = [self.tables[0].embeddings[ids] for ids in self._slices()]
 
             def least(shape, dtype=None):
-                return ops.cast(ops.min(table, axis=0), dtype)
+                return ops.cast(ops.stack([ops.min(x, axis=0) for x in blocks]), dtype)
 
             def step(shape, dtype=None):
-                span = ops.cast(ops.max(table, axis=0), dtype) - least(shape, dtype)
+                most = ops.cast(ops.stack([ops.max(x, axis=0) for x in blocks]), dtype)
+                span = most - least(shape, dtype)
                 steps = ops.maximum(self._tops(dtype), 1)
                 return ops.where(span > 0, span / steps, 1)
 
             covering = [least, step]
         self.offsets, self.scales = (
-            self.add_weight(columns, initializer, trainable=not self.packed, name=name)
+            self.add_weight(shape, initializer, trainable=not self.packed, name=name)
             for name, initializer in zip(("offsets", "scales"), covering, strict=True)
         )
 
     def look_up(self, ids):
         dtype = self.offsets.dtype
+        block = self._block_of(ids)
         if self.packed:
-            codes = ops.cast(self._unpack(ids), dtype)
+            codes = ops.cast(self._unpack(ids, block), dtype)
         else:
-            codes = self._steps(ops.cast(self.tables[0](ids), dtype))
+            codes = self._steps(ops.cast(self.tables[0](ids), dtype), block)
             codes += ops.stop_gradient(ops.round(codes) - codes)
-        return ops.cast(self.offsets + self._widths() * codes, self.compute_dtype)
+        offsets, widths = (_of(block, x) for x in (self.offsets, self._widths()))
+        return ops.cast(offsets + widths * codes, self.compute_dtype)
 
     def pack(self):
         """Return the layer that holds codes only.
@@ -239,17 +267,22 @@ class LowBitEmbedding(CompressedEmbedding):
                 "Only a layer that has been built, and not packed, can be packed. "
                 f"Received: built={self.built}, packed={self.packed}"
             )
-        codes = ops.round(self._steps(ops.cast(self.tables[0].embeddings, "float32")))
+        table = ops.cast(self.tables[0].embeddings, "float32")
+        codes = ops.round(self._steps(table, self._block_of(np.arange(self.input_dim))))
         codes = ops.convert_to_numpy(codes).astype("uint8")
-        bits = [
-            codes[:, j, None] >> np.arange(bits, dtype="uint8") & 1
-            for j, bits in enumerate(self.bits)
-        ]
+        packed = []
+        for ids, bits in zip(self._slices(), self._bits, strict=True):
+            columns = [
+                codes[ids, j, None] >> np.arange(each, dtype="uint8") & 1
+                for j, each in enumerate(bits)
+            ]
+            columns = np.concatenate(columns, axis=1)
+            packed.append(np.packbits(columns, bitorder="little"))
         layer = type(self).from_config({**self.get_config(), "packed": True})
         layer.build()
         layer.set_weights(
             [
-                np.packbits(np.concatenate(bits, axis=1), bitorder="little"),
+                np.concatenate(packed),
                 # Copies: JAX deletes a variable's own array when training replaces it.
                 np.array(ops.convert_to_numpy(self.offsets)),
                 np.array(ops.convert_to_numpy(self._widths())),
@@ -262,22 +295,42 @@ class LowBitEmbedding(CompressedEmbedding):
         least = keras.backend.epsilon()
         return ops.maximum(ops.abs(self.scales), ops.cast(least, self.scales.dtype))
 
+    def _slices(self):
+        return [slice(*ends) for ends in itertools.pairwise(self._ids)]
+
+    def _block_of(self, ids):
+        """Return the block of each id, or None if there is one for all."""
+        if len(self._bits) == 1:
+            return None
+        starts = ops.convert_to_tensor(self._ids[1:-1], ids.dtype)
+        past = ops.expand_dims(ids, -1) >= starts
+        return ops.sum(ops.cast(past, "int32"), axis=-1)
+
     def _tops(self, dtype):
-        return ops.convert_to_tensor([2**bits - 1 for bits in self.bits], dtype)
+        return ops.convert_to_tensor(2**self._bits - 1, dtype)
 
-    def _steps(self, rows):
+    def _steps(self, rows, block):
         """Return how many steps rows are from the offsets, before rounding."""
-        steps = (rows - self.offsets) / self._widths()
-        return ops.clip(steps, 0, self._tops(steps.dtype))
+        steps = (rows - _of(block, self.offsets)) / _of(block, self._widths())
+        return ops.clip(steps, 0, _of(block, self._tops(steps.dtype)))
 
-    def _unpack(self, ids):
+    def _unpack(self, ids, block):
         """Return the codes of rows that lie at any bit of the packed bytes."""
-        ids = ops.expand_dims(ids, -1)
-        row = sum(self.bits)
-        starts = list(itertools.accumulate(self.bits[:-1], initial=0))
+        row = self._bits.sum(axis=1, keepdims=True)
+        first_id, whole, rest, first_byte, column = (
+            _of(block, ops.convert_to_tensor(x, ids.dtype))
+            for x in (
+                self._ids[:-1, None],
+                row // 8,
+                row % 8,
+                self._bytes[:-1, None],
+                np.cumsum(self._bits, axis=1) - self._bits,
+            )
+        )
+        ids = ops.expand_dims(ids, -1) - first_id
         # Bytes and bits apart: the number of a bit might not fit in an int32.
-        bit = ids * (row % 8) + ops.convert_to_tensor(starts, ids.dtype)
-        byte = ids * (row // 8) + bit // 8
+        bit = ids * rest + column
+        byte = first_byte + ids * whole + bit // 8
         # A code may go on in the next byte. After the last one, none does.
         after = ops.minimum(byte + 1, self.codes.shape[0] - 1)
         low, high = (
@@ -285,12 +338,18 @@ class LowBitEmbedding(CompressedEmbedding):
             for index in (byte, after)
         )
         codes = ops.right_shift(low + 256 * high, ops.cast(bit % 8, "int32"))
-        return ops.bitwise_and(codes, self._tops("int32"))
+        return ops.bitwise_and(codes, _of(block, self._tops("int32")))
 
     def get_config(self):
         return {
             **super().get_config(),
             "input_dim": self.input_dim,
-            "bits": list(self.bits),
+            "bits": self.bits,
+            "block_sizes": self.block_sizes,
             "packed": self.packed,
         }
+
+
+def _of(block, values):
+    """Return the values, a row for each block, of the blocks of some ids."""
+    return values[0] if block is None else ops.take(values, block, axis=0)

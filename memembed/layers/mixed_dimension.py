@@ -5,10 +5,9 @@ import itertools
 import keras
 from keras import initializers, ops
 
-from memembed._checks import check_block_bits, check_sizes, md_shapes
+from memembed._checks import check_sizes, md_shapes
 from memembed.layers._common import CompressedEmbedding, split_initializer, table_of
 from memembed.layers._factorize import as_weights, check_table, low_rank
-from memembed.layers.low_bit import LowBitEmbedding
 
 
 @keras.saving.register_keras_serializable(package="memembed")
@@ -35,10 +34,6 @@ class MDEmbedding(CompressedEmbedding):
         projection_initializer: initializer of the projections.
         mask_zero: whether id 0 is padding to be masked, as in
             `keras.layers.Embedding`.
-        bits: None for tables of floats; or the bits of a number, and each table is a
-            `LowBitEmbedding`: one for all blocks, or for each block one or one for
-            each of its columns.
-        packed: whether those hold codes only. Most are made by `pack`.
         **kwargs: arguments of `keras.layers.Layer`, such as `name` and `dtype`.
 
     Raises:
@@ -82,8 +77,6 @@ class MDEmbedding(CompressedEmbedding):
         embeddings_constraint=None,
         projection_initializer="glorot_uniform",
         mask_zero=False,
-        bits=None,
-        packed=False,
         **kwargs,
     ):
         super().__init__(
@@ -100,20 +93,9 @@ class MDEmbedding(CompressedEmbedding):
         self.use_bias = use_bias
         self.projection_initializer = initializers.get(projection_initializer)
 
-        self.bits = (
-            None if bits is None else tuple(map(tuple, check_block_bits(bits, shapes)))
+        self.tables = self.make_tables(
+            {f"block_{b}": shape for b, shape in enumerate(shapes)}
         )
-        self.packed = packed
-        named = {f"block_{b}": shape for b, shape in enumerate(shapes)}
-        if bits is None:
-            self.tables = self.make_tables(named)
-        else:
-            self.tables = [
-                LowBitEmbedding(rows, width, bits, packed, **arguments)
-                for (rows, width), bits, arguments in zip(
-                    shapes, self.bits, self.table_arguments(named), strict=True
-                )
-            ]
         different = split_initializer(self.projection_initializer, len(self.block_dims))
         self.projections = [
             keras.layers.Dense(
@@ -196,69 +178,14 @@ class MDEmbedding(CompressedEmbedding):
             block_sizes, layer.block_dims, layer.tables, layer.projections, strict=True
         ):
             ids = slice(start, start + size)
-            rows = table[ids]
-            if projection is not None:
-                rows, *dense = low_rank(rows, dim, weights[ids], use_bias)
-                projection.set_weights(dense)
-            if layer.bits is None:
-                block.set_weights([rows])
+            if projection is None:
+                block.set_weights([table[ids]])
             else:
-                block.fit_steps(rows, weights[ids])
+                rows, *dense = low_rank(table[ids], dim, weights[ids], use_bias)
+                block.set_weights([rows])
+                projection.set_weights(dense)
             start += size
         return layer
-
-    def with_bits(self, bits):
-        """Return this layer with tables of few bits, to be trained on.
-
-        Args:
-            bits: as of the layer.
-
-        Returns:
-            An `MDEmbedding` of the same name, built, with these weights, and with the
-            offsets and scales that fit them best.
-
-        Raises:
-            TypeError: as of the layer.
-            ValueError: as of the layer, or this layer has not been built, or has `bits`
-                already.
-        """
-        if self.bits is not None or not self.built:
-            raise ValueError(
-                "Only a layer that has been built, and has no `bits` yet, can be given "
-                f"some. Received: built={self.built}, bits={self.bits}"
-            )
-        layer = type(self).from_config({**self.get_config(), "bits": bits})
-        layer.build()
-        for theirs, ours in zip(layer.tables, self.tables, strict=True):
-            rows = ops.convert_to_numpy(ours.embeddings)
-            theirs.fit_steps(rows, None)
-        self._give_projections(layer)
-        return layer
-
-    def pack(self):
-        """Return the layer whose tables hold codes only: see `LowBitEmbedding`.
-
-        Raises:
-            ValueError: this layer has no `bits`, or is packed already, or has not been
-                built.
-        """
-        if self.bits is None or self.packed or not self.built:
-            raise ValueError(
-                "Only a layer that has been built, has `bits` and is not packed can be "
-                f"packed. Received: built={self.built}, bits={self.bits}, "
-                f"packed={self.packed}"
-            )
-        layer = type(self).from_config({**self.get_config(), "packed": True})
-        layer.build()
-        for theirs, ours in zip(layer.tables, self.tables, strict=True):
-            theirs.set_weights(ours.pack().get_weights())
-        self._give_projections(layer)
-        return layer
-
-    def _give_projections(self, layer):
-        for theirs, ours in zip(layer.projections, self.projections, strict=True):
-            if ours is not None:
-                theirs.set_weights(ours.get_weights())
 
     @property
     def parts(self):
@@ -307,8 +234,6 @@ class MDEmbedding(CompressedEmbedding):
             "block_sizes": self.block_sizes,
             "block_dims": self.block_dims,
             "use_bias": self.use_bias,
-            "bits": self.bits and [list(each) for each in self.bits],
-            "packed": self.packed,
             "projection_initializer": initializers.serialize(
                 self.projection_initializer
             ),

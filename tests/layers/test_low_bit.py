@@ -4,9 +4,28 @@ import pytest
 from keras import ops
 
 from memembed import sizing
-from memembed.layers import LowBitEmbedding, MDEmbedding, QREmbedding, pack
+from memembed.layers import LowBitEmbedding, QREmbedding, pack
 from memembed.layers._factorize import even_steps
 from standards import EmbeddingStandards, arrays, embed, model_of, predict
+
+
+def block_of(layer):
+    """Return the block of each id."""
+    sizes = layer.block_sizes or [layer.input_dim]
+    return np.repeat(np.arange(len(sizes)), sizes)
+
+
+def by_id(layer, weights):
+    """Return the offsets, the scales and the table, each with a row for each id."""
+    offsets, scales, table = weights
+    return offsets[block_of(layer)], scales[block_of(layer)], table
+
+
+def tops(layer):
+    """Return the greatest code of each id's columns."""
+    blocks = layer.bits if layer.block_sizes else [layer.bits]
+    bits = [np.broadcast_to(bits, layer.output_dim) for bits in blocks]
+    return 2 ** np.array(bits)[block_of(layer)] - 1
 
 
 class TestLowBitEmbedding(EmbeddingStandards):
@@ -16,6 +35,12 @@ class TestLowBitEmbedding(EmbeddingStandards):
         "one column": {"input_dim": 7, "output_dim": 1, "bits": 3},
         "bits by column": {"input_dim": 7, "output_dim": 4, "bits": [5, 3, 1, 8]},
         "none for some": {"input_dim": 7, "output_dim": 3, "bits": (0, 4, 0)},
+        "blocks": {
+            "input_dim": 9,
+            "output_dim": 2,
+            "bits": [[5, 0], 3, [4, 6]],
+            "block_sizes": (2, 3, 4),
+        },
     }
     bad_arguments = [
         ({"input_dim": 0}, ValueError, r"`input_dim` must be.*input_dim=0"),
@@ -28,6 +53,19 @@ class TestLowBitEmbedding(EmbeddingStandards):
         ({"bits": [4, 4]}, ValueError, r"one for each.*\[4, 4\]"),
         ({"bits": [4, 4, 4, -1]}, ValueError, r"`bits` must be.*=-1"),
         ({"bits": "4444"}, TypeError, r"`bits` must be.*'4444'"),
+        ({"block_sizes": 9}, TypeError, r"`block_sizes` must be.*block_sizes=9"),
+        ({"block_sizes": [4, 4]}, ValueError, r"must sum to `input_dim`.*\[4, 4\]"),
+        ({"block_sizes": [9, 0]}, ValueError, r"`block_sizes\[1\]` must be.*=0"),
+        (
+            {"block_sizes": [4, 5], "bits": [3, 3, 3, 3]},
+            ValueError,
+            r"an entry for each of the 2 blocks.*\[3, 3, 3, 3\]",
+        ),
+        (
+            {"block_sizes": [4, 5], "bits": [3, [0, 0, 0, 0]]},
+            ValueError,
+            r"not all of them 0.*\[0, 0, 0, 0\]",
+        ),
     ]
 
     @pytest.fixture
@@ -44,9 +82,8 @@ class TestLowBitEmbedding(EmbeddingStandards):
         return layer
 
     def oracle(self, layer, weights, ids):
-        offsets, scales, table = weights
-        top = 2 ** np.array(layer.bits) - 1
-        codes = np.round((table - offsets) / scales).clip(0, top)
+        offsets, scales, table = by_id(layer, weights)
+        codes = np.round((table - offsets) / scales).clip(0, tops(layer))
         return (offsets + scales * codes)[ids]
 
     def test_gradients(self, layer):
@@ -66,23 +103,18 @@ class TestLowBitEmbedding(EmbeddingStandards):
             (old - new) / 1e-3 for old, new in zip(before, arrays(layer), strict=True)
         ]
 
-        top = 2 ** np.array(layer.bits) - 1
-        steps = (table - offsets) / scales
-        inside = (steps >= 0) & (steps <= top)
-        codes = np.round(steps.clip(0, top))
-        rows = factors[0]
-        expected = np.zeros_like(table)
-        np.add.at(expected, ids[0], rows * inside[ids[0]])
-        np.testing.assert_allclose(moved[2], expected, rtol=0.05, atol=0.02)
-        np.testing.assert_allclose(
-            moved[0], (rows * ~inside[ids[0]]).sum(axis=0), rtol=0.05, atol=0.02
-        )
-        np.testing.assert_allclose(
-            moved[1],
-            (rows * (codes - inside * steps)[ids[0]]).sum(axis=0),
-            rtol=0.05,
-            atol=0.02,
-        )
+        offsets, scales, rows = by_id(layer, [before[0], before[1], before[2]])
+        steps = (rows - offsets) / scales
+        inside = (steps >= 0) & (steps <= tops(layer))
+        codes = np.round(steps.clip(0, tops(layer)))
+        expected = [np.zeros_like(weight) for weight in before]
+        for i, slope in zip(ids[0], factors[0], strict=True):
+            block = block_of(layer)[i]
+            expected[0][block] += slope * ~inside[i]
+            expected[1][block] += slope * (codes - inside * steps)[i]
+            expected[2][i] += slope * inside[i]
+        for found, slopes in zip(moved, expected, strict=True):
+            np.testing.assert_allclose(found, slopes, rtol=0.05, atol=0.02)
 
     # Keras's own quantisation would round the rows a second time.
     test_int8_stays_within_its_bound = None
@@ -111,13 +143,46 @@ def test_packing_changes_no_embedding(bits, rows):
     )
 
 
+@pytest.mark.parametrize(
+    ("bits", "block_sizes"),
+    [
+        (3, [300]),
+        (5, [1, 299]),
+        ([2, 7], [200, 100]),
+        ([[1, 0, 3, 0, 5], 4, [8, 8, 8, 8, 8]], [7, 90, 203]),
+        ([[0, 0, 0, 0, 1]] * 3, [3, 5, 292]),
+    ],
+)
+def test_packing_blocks_changes_no_embedding(bits, block_sizes):
+    layer, _ = trained(bits, block_sizes=block_sizes)
+    packed = layer.pack()
+    ids = np.arange(-2, 302)
+    np.testing.assert_allclose(embed(packed, ids), embed(layer, ids), rtol=1e-6)
+    stored = sum(w.nbytes for w in packed.get_weights())
+    assert stored == sizing.low_bit_bytes(300, 5, bits, block_sizes)
+    clone = LowBitEmbedding.from_config(packed.get_config())
+    clone.build()
+    clone.set_weights(packed.get_weights())
+    np.testing.assert_array_equal(embed(clone, ids), embed(packed, ids))
+
+
+def test_a_block_is_rounded_as_if_it_were_alone():
+    layer, table = trained([2, 4], block_sizes=[100, 200])
+    first = LowBitEmbedding.from_embedding(table[:100], 2)
+    second = LowBitEmbedding.from_embedding(table[100:], 4)
+    alone = [embed(each, np.arange(each.input_dim)) for each in (first, second)]
+    np.testing.assert_allclose(
+        embed(layer, np.arange(300)), np.concatenate(alone), rtol=1e-5
+    )
+
+
 def test_codes_lie_side_by_side():
     table = np.array([[0, 3], [1, 2], [7, 0], [5, 1]], "float32")
     layer = LowBitEmbedding(4, 2, bits=[3, 2])
     layer.build()
     layer.tables[0].set_weights([table])
-    layer.offsets.assign([0, 0])
-    layer.scales.assign([1, 1])
+    layer.offsets.assign([[0, 0]])
+    layer.scales.assign([[1, 1]])
     codes = layer.pack().get_weights()[0]
     # Read from the last bit to the first: 01 101, 00 111, 10 001, 11 000.
     assert codes.tolist() == [0b00111000, 0b10011110, 0b0110]
@@ -141,43 +206,6 @@ def test_saving_when_packed(tmp_path):
     ids = np.arange(300)[None]
     np.testing.assert_array_equal(predict(loaded, ids), predict(model, ids))
     assert loaded.layers[1].get_weights()[0].dtype == "uint8"
-
-
-@pytest.mark.parametrize("bits", [None, 2, [4, 3, 2], [[4, 3, 0, 1], 3, [1]]])
-def test_mixed_dimensions_of_few_bits(bits, tmp_path):
-    keras.utils.set_random_seed(0)
-    blocks = {"block_sizes": [5, 20, 40], "block_dims": [4, 2, 1], "output_dim": 4}
-    exact = MDEmbedding(**blocks, use_bias=True)
-    exact.build()
-    ids = np.arange(-1, 66)
-    if bits is None:
-        clone = MDEmbedding.from_config(exact.get_config())
-        assert clone.bits is None
-        return
-    layer = exact.with_bits(bits)
-    fine = exact.with_bits(8)
-    far, near = (
-        np.nanmax(abs(embed(x, ids) - embed(exact, ids))) for x in (layer, fine)
-    )
-    assert near < far and near < 1e-3
-    model = model_of(layer)
-    model.compile("adam", "mse")
-    before = layer.get_weights()
-    model.train_on_batch(ids[None], np.ones((1, len(ids), 4)))
-    packed = pack(model)
-    np.testing.assert_allclose(
-        predict(packed, ids[None]), predict(model, ids[None]), rtol=1e-5, atol=1e-7
-    )
-    weights = packed.layers[-1].get_weights()
-    assert sum(w.nbytes for w in weights) == sizing.md_bytes(
-        **blocks, use_bias=True, bits=bits
-    )
-    assert len(weights) == len(before)
-    packed.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(
-        predict(loaded, ids[None]), predict(packed, ids[None])
-    )
 
 
 def test_popular_ids_are_rounded_less():
@@ -210,7 +238,7 @@ def test_a_constant_column():
 @pytest.mark.parametrize("scale", [0.0, -0.5])
 def test_a_scale_that_training_took_to_zero_or_past_it(scale):
     layer, _ = trained(3)
-    layer.scales.assign([scale] * 5)
+    layer.scales.assign([[scale] * 5])
     model = model_of(layer)
     model.compile(keras.optimizers.SGD(0.1), "mse")
     ids = np.arange(300)[None]
@@ -241,19 +269,5 @@ def test_what_cannot_be_packed():
     layer.build()
     with pytest.raises(ValueError, match="packed=True"):
         layer.pack().pack()
-    with pytest.raises(ValueError, match=r"a layer with `bits`.*QREmbedding"):
+    with pytest.raises(ValueError, match=r"a layer LowBitEmbedding.*QREmbedding"):
         pack(model_of(QREmbedding(9, 2)))
-
-
-def test_mixed_dimensions_that_cannot_be_packed_or_given_bits():
-    exact = MDEmbedding([2, 3], [2, 1], 2)
-    with pytest.raises(ValueError, match="Received: built=False"):
-        exact.with_bits(3)
-    exact.build()
-    with pytest.raises(ValueError, match="bits=None"):
-        exact.pack()
-    layer = exact.with_bits(3)
-    with pytest.raises(ValueError, match=r"bits=\(\(3, 3\), \(3,\)\)"):
-        layer.with_bits(4)
-    with pytest.raises(ValueError, match="packed=True"):
-        layer.pack().pack()
