@@ -32,7 +32,9 @@ PLAIN = {"layer": "Embedding"}
 
 # What every configuration may choose from, on the validation split.
 CHOICES = [
-    {"learning_rate": rate, "l2": l2} for rate in (3e-3, 1e-2) for l2 in (0.0, 0.03)
+    {"learning_rate": rate, "l2": l2}
+    for rate in (3e-3, 1e-2)
+    for l2 in (0.0, 0.01, 0.03)
 ]
 SETTINGS = {"epochs": 8, "batch_size": 1024, "schedule": "cosine"}
 EXAMPLE = {"learning_rate": 1e-3, "l2": 0.0}
@@ -180,7 +182,7 @@ def configurations(data):
 
             def make(side):
                 budget = columns * sizes[side]
-                plan = md_plan(counts[side], 16, max_parameters=budget, alpha=0.4)
+                plan = md_plan(counts[side], 16, max_parameters=budget, alpha=0.8)
                 blocks = {name: plan[name] for name in ("block_sizes", "block_dims")}
                 return {"layer": "MDEmbedding", **blocks}
 

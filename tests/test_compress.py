@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from memembed.compress import (
+    average,
     compress,
     equal_shares,
     plan_bits,
@@ -96,6 +97,35 @@ def test_it_can_be_trained_saved_and_loaded(model, data, tmp_path):
         loaded.predict(data.evaluation.inputs, verbose=0),
         packed.predict(data.evaluation.inputs, verbose=0),
     )
+
+
+@pytest.mark.parametrize("biases", [False, True])
+def test_the_average_of_models_has_the_average_of_their_scores(data, biases):
+    rng = np.random.default_rng(0)
+    models, scores = [], []
+    for columns in (3, 3, 3):
+        layers = [
+            keras.layers.Embedding(size, columns)
+            for size in (len(data.users), len(data.movies))
+        ]
+        models.append(dot_product_model(*layers, biases=biases))
+        models[-1].set_weights([rng.normal(size=w.shape) for w in models[-1].weights])
+        rating = models[-1].predict(data.evaluation.inputs, verbose=0) / 5
+        scores.append(np.log(rating / (1 - rating)))
+    mean = average(models).predict(data.evaluation.inputs, verbose=0)
+    np.testing.assert_allclose(
+        mean, 5 / (1 + np.exp(-np.mean(scores, axis=0))), rtol=1e-3
+    )
+
+
+def test_what_cannot_be_averaged(model):
+    other = dot_product_model(
+        keras.layers.Embedding(9, 2), keras.layers.Embedding(9, 2)
+    )
+    with pytest.raises(ValueError, match=r"`models` must be one or more .*'user': 9"):
+        average([model, other])
+    with pytest.raises(ValueError, match=r"`models` must be one or more .*\[\]"):
+        average([])
 
 
 def test_a_model_without_biases(data):

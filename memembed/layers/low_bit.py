@@ -331,11 +331,12 @@ class LowBitEmbedding(CompressedEmbedding):
         # Bytes and bits apart: the number of a bit might not fit in an int32.
         bit = ids * rest + column
         byte = first_byte + ids * whole + bit // 8
-        # A code may go on in the next byte. After the last one, none does.
-        after = ops.minimum(byte + 1, self.codes.shape[0] - 1)
+        # A code may go on in the next byte. After the last byte none does, and there a
+        # column of no bits may begin.
+        last = self.codes.shape[0] - 1
         low, high = (
-            ops.cast(ops.take(self.codes, index, axis=0), "int32")
-            for index in (byte, after)
+            ops.cast(ops.take(self.codes, ops.minimum(index, last), axis=0), "int32")
+            for index in (byte, byte + 1)
         )
         codes = ops.right_shift(low + 256 * high, ops.cast(bit % 8, "int32"))
         return ops.bitwise_and(codes, _of(block, self._tops("int32")))

@@ -129,9 +129,23 @@ def trained(bits, rows=300, columns=5, **arguments):
 
 
 @pytest.mark.parametrize(
-    "bits", [1, 2, 3, 4, 5, 6, 7, 8, [1, 8, 3, 5, 7], [8, 8, 8, 8, 1], [0, 3, 0, 0, 1]]
+    "bits",
+    [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        7,
+        8,
+        [1, 8, 3, 5, 7],
+        [8, 8, 8, 8, 1],
+        [0, 3, 0, 0, 1],
+        [0, 3, 0, 0, 0],
+    ],
 )
-@pytest.mark.parametrize("rows", [1, 7, 300])
+@pytest.mark.parametrize("rows", [1, 7, 8, 300])
 def test_packing_changes_no_embedding(bits, rows):
     layer, _ = trained(bits, rows)
     packed = layer.pack()
