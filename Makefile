@@ -63,6 +63,7 @@ test-book: $(INSTALLED) ## check the pages that `make book` built
 
 study: $(INSTALLED) ## train all models of chapters 5 and 6 again; stops and goes on
 	$(BIN)/python -m memembed.study
+	$(BIN)/python -m memembed.ladder
 
 bench: $(VENVS:=/.installed) ## time training and the layers, beside others; see benchmarks/
 	$(BIN)/python -m benchmarks

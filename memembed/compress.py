@@ -10,7 +10,7 @@ from memembed._checks import check_size
 from memembed.layers import LowBitEmbedding
 from memembed.layers._factorize import even_steps
 from memembed.models import MAX_RATING, dot_product_model, embeddings_of
-from memembed.sizing import low_bit_bytes
+from memembed.sizing import code_bytes, low_bit_bytes
 
 MOST_BITS = 7  # an eighth never lowers an error by what it costs
 MOST_COLUMNS = 40  # further principal axes of a model of ratings hold next to nothing
@@ -71,7 +71,10 @@ def compress(model, examples, max_bytes, num_blocks=5):
     num_blocks = check_size("num_blocks", num_blocks)
     layers = embeddings_of(model)
     tables = {name: _rows(layer) for name, layer in layers.items()}
-    tables["user"], tables["movie"] = principal_axes(tables["user"], tables["movie"])
+    for side, turned in zip(
+        ("user", "movie"), principal_axes(tables["user"], tables["movie"]), strict=True
+    ):
+        tables[side] = turned[:, :MOST_COLUMNS]
     weights = sensitivities(tables, examples)
     counts, sizes = {}, {}
     for name, table in tables.items():
@@ -221,24 +224,34 @@ def sensitivities(tables, examples):
         A dict of arrays of the same shapes.
     """
     user, movie = examples.user, examples.movie
-    score = np.einsum("ij,ij->i", tables["user"][user], tables["movie"][movie])
+    # A column at a time: all of them, for each rating, might not fit in memory.
+    score = sum(
+        users[user] * movies[movie]
+        for users, movies in zip(tables["user"].T, tables["movie"].T, strict=True)
+    )
     if "user_bias" in tables:
         score += tables["user_bias"][user, 0] + tables["movie_bias"][movie, 0]
     probability = 1 / (1 + np.exp(-score))
     slopes = (MAX_RATING * probability * (1 - probability)) ** 2 / len(score)
 
-    def summed(ids, factors, size):
-        return np.stack([np.bincount(ids, slopes * f, size) for f in factors.T], axis=1)
+    def summed(name, ids, others, other_ids):
+        return np.stack(
+            [
+                np.bincount(ids, slopes * column[other_ids] ** 2, len(tables[name]))
+                for column in others.T
+            ],
+            axis=1,
+        )
 
-    users, movies = len(tables["user"]), len(tables["movie"])
-    ones = np.ones((len(score), 1))
+    one = np.ones((1, 1))  # what a bias is multiplied by
     found = {
-        "user": summed(user, tables["movie"][movie] ** 2, users),
-        "movie": summed(movie, tables["user"][user] ** 2, movies),
-        "user_bias": summed(user, ones, users),
-        "movie_bias": summed(movie, ones, movies),
+        "user": summed("user", user, tables["movie"], movie),
+        "movie": summed("movie", movie, tables["user"], user),
     }
-    return {name: found[name] for name in tables}
+    if "user_bias" in tables:
+        found["user_bias"] = summed("user_bias", user, one, 0)
+        found["movie_bias"] = summed("movie_bias", movie, one, 0)
+    return found
 
 
 def _best_rank(tables, weights, sizes, max_bytes):
@@ -246,19 +259,19 @@ def _best_rank(tables, weights, sizes, max_bytes):
 
     Every column has an offset and a scale in each block, whether it has bits or not.
     """
-    most = MOST_COLUMNS
+    most = tables["user"].shape[1]
     errors, left_out = {}, np.zeros(most + 1)
     for name, table in tables.items():
         for block, ids in enumerate(_slices(sizes[name])):
             numbers, weight = table[ids], weights[name][ids]
-            errors[name, block] = rounding_errors(numbers[:, :most], weight[:, :most])
+            errors[name, block] = rounding_errors(numbers, weight)
             if "bias" not in name:
                 without = np.einsum("ij,ij->j", weight, numbers**2)
                 left_out += [without[rank:].sum() for rank in range(most + 1)]
     rows = {(name, block): sizes[name][block] for name, block in errors}
 
     plans = []
-    for rank in range(1, min(most, tables["user"].shape[1]) + 1):
+    for rank in range(1, most + 1):
         kept = {block: error[:rank] for block, error in errors.items()}
         try:
             bits, error = plan_bits(kept, rows, max_bytes)
@@ -288,15 +301,12 @@ def plan_bits(errors, rows, max_bytes):
     for block, error in errors.items():
         bits[block][np.argmax(error[:, 0] - error[:, 1])] = 1
 
-    def cost(block):
-        return low_bit_bytes(rows[block], len(bits[block]), bits[block])
-
-    costs = {block: cost(block) for block in errors}
-    left = max_bytes - sum(costs.values())
+    least = sum(low_bit_bytes(rows[x], len(bits[x]), bits[x]) for x in errors)
+    left = max_bytes - least
     if left < 0:
         raise ValueError(
-            f"`max_bytes` must be at least {max_bytes - left}, which one bit in each "
-            f"block takes. Received: max_bytes={max_bytes}"
+            f"`max_bytes` must be at least {least}, which one bit in each block takes. "
+            f"Received: max_bytes={max_bytes}"
         )
 
     def best_step(block, column):
@@ -315,13 +325,13 @@ def plan_bits(errors, rows, max_bytes):
     heapq.heapify(steps)
     while steps:
         gain, block, column, more = heapq.heappop(steps)
-        now, bits[block][column] = bits[block][column], more
-        extra = cost(block) - costs[block]
+        now, before = bits[block][column], code_bytes(rows[block], bits[block])
+        bits[block][column] = more
+        extra = code_bytes(rows[block], bits[block]) - before
         if gain >= 0 or extra > left:
             bits[block][column] = now  # another column's step may fit still
             continue
         left -= extra
-        costs[block] += extra
         if more < errors[block].shape[1] - 1:
             heapq.heappush(steps, best_step(block, column))
     error = sum(errors[block][range(len(b)), b].sum() for block, b in bits.items())

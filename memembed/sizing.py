@@ -113,9 +113,19 @@ def low_bit_bytes(input_dim, output_dim, bits=4, block_sizes=None):
     shapes = low_bit_shapes(input_dim, output_dim, block_sizes)
     by_column = check_block_bits(bits, shapes, block_sizes is not None)
     return sum(
-        -(-rows * sum(each) // 8) + 2 * 4 * width
+        code_bytes(rows, each) + 2 * 4 * width
         for (rows, width), each in zip(shapes, by_column, strict=True)
     )
+
+
+def code_bytes(rows, bits):
+    """Count the bytes of the codes alone, of one block.
+
+    Args:
+        rows: how many ids the block holds.
+        bits: the bits of each column.
+    """
+    return -(-rows * sum(bits) // 8)
 
 
 def fewest_buckets(input_dim):

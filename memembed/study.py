@@ -30,15 +30,15 @@ LAYERS = {
 }
 PLAIN = {"layer": "Embedding"}
 
-# What every configuration may choose from, on the validation split.
-CHOICES = [
-    {"learning_rate": rate, "l2": l2}
-    for rate in (3e-3, 1e-2)
-    for l2 in (0.0, 0.01, 0.03)
-]
-SETTINGS = {"epochs": 8, "batch_size": 1024, "schedule": "cosine"}
 EXAMPLE = {"learning_rate": 1e-3, "l2": 0.0}
 EXAMPLE |= {"epochs": 3, "batch_size": 128, "schedule": "constant"}
+SETTINGS = {"epochs": 8, "batch_size": 1024, "schedule": "cosine"}
+# What every model may choose from, on the validation split.
+CHOICES = [
+    {"learning_rate": rate, "l2": l2, **SETTINGS}
+    for rate in (3e-3, 1e-2)
+    for l2 in (0.0, 0.01, 0.03)
+] + [EXAMPLE]
 SEEDS = range(5)
 
 PATH = Path(__file__).parent / "results" / "study.csv"
@@ -351,10 +351,9 @@ def study(data, journal, progress=tqdm):
 
         for model in models:
             for choice in CHOICES:
-                once(model, SETTINGS | choice, 0, "choose")
-            settings = SETTINGS | chosen(model, data, journal)
+                once(model, choice, 0, "choose")
             for seed in SEEDS:
-                once(model, settings, seed, "report")
+                once(model, chosen(model, data, journal), seed, "report")
         for model in like_the_example:
             for seed in SEEDS:
                 once(model, EXAMPLE, seed, "example")
@@ -364,7 +363,7 @@ def chosen(model, data, journal):
     """Return which of `CHOICES` had the least validation error with this model."""
 
     def error(choice):
-        row = journal[identity(model, data, SETTINGS | choice, 0, "choose")]
+        row = journal[identity(model, data, choice, 0, "choose")]
         return float(row["val_mse"])
 
     return min(CHOICES, key=error)

@@ -66,8 +66,8 @@ def short(monkeypatch):
         Configuration("biases alone", "both", "biases alone", 0, biases),
     ]
     monkeypatch.setattr(study, "configurations", lambda data: models)
-    monkeypatch.setattr(study, "CHOICES", study.CHOICES[:2])
-    monkeypatch.setattr(study, "SETTINGS", study.SETTINGS | {"epochs": 2})
+    choices = [choice | {"epochs": 2} for choice in study.CHOICES[:2]]
+    monkeypatch.setattr(study, "CHOICES", choices)
     monkeypatch.setattr(study, "EXAMPLE", study.EXAMPLE | {"epochs": 1})
     monkeypatch.setattr(study, "SEEDS", range(2))
 

@@ -9,6 +9,7 @@ from keras import ops
 from memembed._checks import check_block_bits, check_size, low_bit_shapes
 from memembed.layers._common import CompressedEmbedding, table_of
 from memembed.layers._factorize import as_weights, check_table, even_steps
+from memembed.sizing import code_bytes
 
 
 def pack(model):
@@ -143,10 +144,7 @@ class LowBitEmbedding(CompressedEmbedding):
         self.bits = block_bits if by_block else block_bits[0]
         self.block_sizes = rows if by_block else None
         self.packed = packed
-        sizes = [
-            -(-size * sum(each) // 8)
-            for size, each in zip(rows, block_bits, strict=True)
-        ]
+        sizes = [code_bytes(*each) for each in zip(rows, block_bits, strict=True)]
         # Of each block: its columns' bits, and where its ids and its codes begin.
         self._bits = np.array(block_bits)
         self._ids = np.cumsum([0, *rows])
