@@ -145,10 +145,14 @@ class LowBitEmbedding(CompressedEmbedding):
         self.block_sizes = rows if by_block else None
         self.packed = packed
         sizes = [code_bytes(*each) for each in zip(rows, block_bits, strict=True)]
-        # Of each block: its columns' bits, and where its ids and its codes begin.
-        self._bits = np.array(block_bits)
-        self._ids = np.cumsum([0, *rows])
-        self._bytes = np.cumsum([0, *sizes])
+        self._ids = tuple(itertools.accumulate(rows, initial=0))
+        self._bytes = tuple(itertools.accumulate(sizes, initial=0))
+        # A row for each block. Tuples, because Torch's compiler knows no other arrays.
+        self._bits = tuple(map(tuple, block_bits))
+        self._tops = tuple(tuple(2**each - 1 for each in bits) for bits in self._bits)
+        self._columns = tuple(
+            tuple(itertools.accumulate(bits[:-1], initial=0)) for bits in self._bits
+        )
         self.tables = (
             []
             if packed
@@ -215,10 +219,10 @@ class LowBitEmbedding(CompressedEmbedding):
 
     def build(self, input_shape=None):
         super().build(input_shape)
-        shape = self._bits.shape
+        shape = (len(self._bits), self.output_dim)
         if self.packed:
             self.codes = self.add_weight(
-                (int(self._bytes[-1]),), "zeros", "uint8", trainable=False, name="codes"
+                (self._bytes[-1],), "zeros", "uint8", trainable=False, name="codes"
             )
             covering = ["zeros", "ones"]
         else:
@@ -230,7 +234,7 @@ class LowBitEmbedding(CompressedEmbedding):
             def step(shape, dtype=None):
                 most = ops.cast(ops.stack([ops.max(x, axis=0) for x in blocks]), dtype)
                 span = most - least(shape, dtype)
-                steps = ops.maximum(self._tops(dtype), 1)
+                steps = ops.maximum(ops.convert_to_tensor(self._tops, dtype), 1)
                 return ops.where(span > 0, span / steps, 1)
 
             covering = [least, step]
@@ -304,25 +308,23 @@ class LowBitEmbedding(CompressedEmbedding):
         past = ops.expand_dims(ids, -1) >= starts
         return ops.sum(ops.cast(past, "int32"), axis=-1)
 
-    def _tops(self, dtype):
-        return ops.convert_to_tensor(2**self._bits - 1, dtype)
-
     def _steps(self, rows, block):
         """Return how many steps rows are from the offsets, before rounding."""
         steps = (rows - _of(block, self.offsets)) / _of(block, self._widths())
-        return ops.clip(steps, 0, _of(block, self._tops(steps.dtype)))
+        tops = ops.convert_to_tensor(self._tops, steps.dtype)
+        return ops.clip(steps, 0, _of(block, tops))
 
     def _unpack(self, ids, block):
         """Return the codes of rows that lie at any bit of the packed bytes."""
-        row = self._bits.sum(axis=1, keepdims=True)
+        row_bits = [sum(bits) for bits in self._bits]
         first_id, whole, rest, first_byte, column = (
-            _of(block, ops.convert_to_tensor(x, ids.dtype))
-            for x in (
-                self._ids[:-1, None],
-                row // 8,
-                row % 8,
-                self._bytes[:-1, None],
-                np.cumsum(self._bits, axis=1) - self._bits,
+            _of(block, ops.convert_to_tensor(values, ids.dtype))
+            for values in (
+                [[first] for first in self._ids[:-1]],
+                [[bits // 8] for bits in row_bits],
+                [[bits % 8] for bits in row_bits],
+                [[first] for first in self._bytes[:-1]],
+                self._columns,
             )
         )
         ids = ops.expand_dims(ids, -1) - first_id
@@ -337,7 +339,9 @@ class LowBitEmbedding(CompressedEmbedding):
             for index in (byte, byte + 1)
         )
         codes = ops.right_shift(low + 256 * high, ops.cast(bit % 8, "int32"))
-        return ops.bitwise_and(codes, _of(block, self._tops("int32")))
+        return ops.bitwise_and(
+            codes, _of(block, ops.convert_to_tensor(self._tops, "int32"))
+        )
 
     def get_config(self):
         return {

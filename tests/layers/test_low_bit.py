@@ -6,7 +6,7 @@ from keras import ops
 from memembed import sizing
 from memembed.layers import LowBitEmbedding, QREmbedding, pack
 from memembed.layers._factorize import even_steps
-from standards import EmbeddingStandards, arrays, embed, model_of, predict
+from standards import BACKEND, EmbeddingStandards, arrays, embed, model_of, predict
 
 
 def block_of(layer):
@@ -210,6 +210,21 @@ def test_ids_outside_the_vocabulary_are_nan_when_packed(compiled):
     ids = np.array([[-1, 300, 2**31 - 1, -(2**31), 0, 299]], "int32")
     known = np.isfinite(predict(model, ids)[0]).all(axis=-1)
     assert known.tolist() == [False] * 4 + [True] * 2
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="about Torch's compiler")
+@pytest.mark.parametrize("packed", [False, True])
+def test_torch_compile_with_blocks(packed):
+    import torch
+
+    torch._dynamo.reset()
+    layer, _ = trained([2, [4, 0, 3, 1, 5]], block_sizes=[100, 200])
+    layer = layer.pack() if packed else layer
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    ids = torch.tensor([0, 99, 100, 299, 300, -1])
+    np.testing.assert_allclose(
+        compiled(ids).detach().numpy(), embed(layer, ids), rtol=1e-6
+    )
 
 
 def test_saving_when_packed(tmp_path):
