@@ -234,7 +234,7 @@ def run(configuration, data, settings, seed, stage):
             evaluate the trained model on it.
 
     Returns:
-        A dict: a row of the study.
+        A row of the study, as a dict.
     """
     keras.utils.set_random_seed(seed)
     model = configuration.build(data, settings["l2"])
@@ -278,7 +278,7 @@ def rerun(row, data):
         data: `memembed.data.RatingData`.
 
     Returns:
-        A dict: what `run` returns.
+        What `run` returns.
     """
     layers = json.loads(row["configuration"])
     columns = layers.pop("columns")
