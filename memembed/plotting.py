@@ -298,7 +298,9 @@ def _name_points(axes, points):
         taken.append(box)
 
 
-FAMILIES = {"plain": BLUE, "biases": SKY, "hashing": GREY, "QR": ORANGE, "MD": GREEN}
+# The first that a method's name begins with.
+FAMILIES = {"plain": BLUE, "biases": SKY, "hashing": GREY}
+FAMILIES |= {"QR and MD": PINK, "QR": ORANGE, "MD": GREEN}
 MARKERS = {"by hand": "s", "add": "^", "concatenate": "s"}
 
 
