@@ -200,7 +200,7 @@ class EpochLoop(keras.Model):
     def __init__(self, model, batch_size, loss):
         super().__init__()
         self.model = model
-        self.batch_size = batch_size
+        self.batch_size = int(batch_size)  # not NumPy's: TensorFlow would not mix them
         self.compile(keras.optimizers.Adam(), loss, jit_compile=True)
         self.optimizer.build(model.trainable_variables)  # else it is traced twice
 

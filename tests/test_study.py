@@ -112,7 +112,8 @@ def test_a_stored_row_can_be_run_again(data, short, tmp_path):
     study.study(data, journal, quiet)
     keras.backend.clear_session()
     rows = pd.read_csv(journal.path)
-    for _, row in rows.groupby("stage").sample(1, random_state=0).iterrows():
+    for i in rows.groupby("stage").sample(1, random_state=0).index:
+        row = rows.loc[i]
         again = rerun(row, data)
         assert set(again) == set(COLUMNS)
         assert again["val_mse"] == pytest.approx(row.val_mse, rel=1e-4)

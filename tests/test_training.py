@@ -43,7 +43,7 @@ class Plain(keras.Model):
         return self.compute_metrics(inputs, ratings, predictions)
 
 
-@pytest.mark.parametrize("batch_size", [128, 100, 4000])
+@pytest.mark.parametrize("batch_size", [128, np.int64(100), 4000])
 def test_train_equals_fit(data, batch_size):
     # 1,600 ratings: 12 batches of 128 and a rest, 16 of 100, one of fewer than 4,000.
     assert len(data.train) == 1600

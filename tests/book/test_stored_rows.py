@@ -21,9 +21,8 @@ def test_a_random_stored_row_comes_out_again():
     print(row.to_string())  # shown if this fails
     assert row.split == split_hash(data)
     again = rerun(row, data)
-    # Other versions and processors round differently, and training makes much of it:
-    # as much as another seed would, at most.
+    # Other processors round differently, which changes a few of the last digits.
     assert again["parameters"] == row.parameters
-    assert again["val_mse"] == pytest.approx(row.val_mse, abs=0.004)
+    assert again["val_mse"] == pytest.approx(row.val_mse, abs=0.0005)
     if row.stage != "choose":
-        assert again["mae"] == pytest.approx(row.mae, abs=0.002)
+        assert again["mae"] == pytest.approx(row.mae, abs=0.0005)
