@@ -14,7 +14,7 @@ from tqdm import tqdm
 from memembed.compress import average, compress
 from memembed.data import load_ratings, prepare
 from memembed.layers import pack
-from memembed.models import embeddings_of
+from memembed.models import LookupL2, embeddings_of
 from memembed.results import Journal
 from memembed.sizing import md_plan
 from memembed.study import PLAIN, Configuration, split_hash, versions
@@ -80,7 +80,7 @@ def hold_back(model, l2):
     """
     for name, layer in embeddings_of(model).items():
         strength = l2 / 12 if name.endswith("bias") else l2
-        layer.activity_regularizer = keras.regularizers.L2(strength)
+        layer.activity_regularizer = LookupL2(strength)
 
 
 def in_int8(model):

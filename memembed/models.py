@@ -1,9 +1,47 @@
 """The rating models that the chapters train."""
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 MAX_RATING = 5
+# Since then, Keras divides an activity regularizer's penalty by the size of the batch.
+DIVIDES = tuple(int(part) for part in keras.version().split(".")[:2]) >= (3, 14)
+
+
+@keras.saving.register_keras_serializable(package="memembed")
+class LookupL2(keras.regularizers.Regularizer):
+    """Activity regularizer of an embedding: the squares of what is looked up.
+
+    It is `keras.regularizers.L2`, but its penalty is a mean over the batch on any
+    version of Keras. Before 3.14, that of `L2` is a sum, so that the same `l2` holds
+    back a thousand times more in batches of a thousand.
+
+    Args:
+        l2: what the sum of squares of an embedding is multiplied by.
+
+    Example:
+        >>> import keras
+        >>> from memembed.models import LookupL2
+        >>> penalty = LookupL2(0.5)
+        >>> layer = keras.layers.Embedding(9, 4, "ones", activity_regularizer=penalty)
+        >>> embeddings = layer(keras.ops.arange(3))
+        >>> float(layer.losses[0])  # 4 ones, halved, whatever the batch
+        2.0
+    """
+
+    def __init__(self, l2):
+        self.l2 = float(l2)
+
+    def __call__(self, x):
+        """Return the penalty that Keras expects for these embeddings, a scalar."""
+        penalty = self.l2 * ops.sum(ops.square(x))
+        if DIVIDES:
+            return penalty
+        return penalty / ops.cast(ops.shape(x)[0], penalty.dtype)
+
+    def get_config(self):
+        """Return the arguments of the regularizer, a dict."""
+        return {"l2": self.l2}
 
 
 def dot_product_model(user_embedding, movie_embedding, biases=False):

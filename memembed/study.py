@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from memembed.data import load_ratings, prepare
 from memembed.layers import HashEmbedding, MDEmbedding, QREmbedding
-from memembed.models import bias_model, dot_product_model
+from memembed.models import LookupL2, bias_model, dot_product_model
 from memembed.results import Journal
 from memembed.sizing import fewest_buckets, md_plan, training_bytes
 from memembed.training import cosine, evaluate, train
@@ -90,7 +90,7 @@ class Configuration:
             strength = l2 / 12 if bias else l2
             made[name] = layer(
                 **arguments,
-                activity_regularizer=keras.regularizers.L2(strength) if l2 else None,
+                activity_regularizer=LookupL2(strength) if l2 else None,
                 name=name if bias else f"{name}_embedding",
             )
         if not self.columns:

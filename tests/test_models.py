@@ -2,8 +2,9 @@ import keras
 import numpy as np
 import pytest
 
+from memembed import models
 from memembed.layers import HashEmbedding, LowBitEmbedding, MDEmbedding, QREmbedding
-from memembed.models import bias_model, dot_product_model, embeddings_of
+from memembed.models import LookupL2, bias_model, dot_product_model, embeddings_of
 
 INPUTS = {"user": np.array([0, 4, 2]), "movie": np.array([1, 1, 6])}
 
@@ -108,3 +109,22 @@ def test_other_models_have_no_embeddings():
 def test_bias_model_of_layers():
     one_for_all = HashEmbedding(5, 1, num_buckets=1)
     assert bias_model(one_for_all, 7).count_params() == 8
+
+
+@pytest.mark.parametrize("batch", [1, 8, 1000])
+def test_the_penalty_is_a_mean_over_the_batch(batch):
+    """On whatever version of Keras this runs."""
+    layer = keras.layers.Embedding(5, 3, activity_regularizer=LookupL2(0.1))
+    ids = np.random.default_rng(0).integers(5, size=batch)
+    layer(ids)
+    squares = np.square(layer.get_weights()[0][ids]).sum(axis=1)
+    assert float(layer.losses[0]) == pytest.approx(0.1 * squares.mean(), rel=1e-5)
+
+
+def test_the_penalty_is_divided_where_keras_does_not(monkeypatch):
+    embeddings = np.full((4, 3), 2.0, "float32")
+    monkeypatch.setattr(models, "DIVIDES", True)
+    assert float(LookupL2(0.5)(embeddings)) == 24
+    monkeypatch.setattr(models, "DIVIDES", False)
+    assert float(LookupL2(0.5)(embeddings)) == 6
+    assert LookupL2.from_config(LookupL2(0.5).get_config()).l2 == 0.5

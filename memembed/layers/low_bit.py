@@ -280,7 +280,9 @@ class LowBitEmbedding(CompressedEmbedding):
             ]
             columns = np.concatenate(columns, axis=1)
             packed.append(np.packbits(columns, bitorder="little"))
-        layer = type(self).from_config({**self.get_config(), "packed": True})
+        config = self.get_config()
+        config.pop("activity_regularizer", None)  # of use in training alone
+        layer = type(self).from_config({**config, "packed": True})
         layer.build()
         layer.set_weights(
             [
