@@ -82,9 +82,12 @@ class EmbeddingStandards:
         if "bad" in metafunc.fixturenames:
             metafunc.parametrize("bad", self.bad_arguments, ids=str)
 
+    @pytest.fixture(autouse=True)
+    def seed(self):
+        keras.utils.set_random_seed(0)
+
     @pytest.fixture
     def layer(self, request):
-        keras.utils.set_random_seed(0)
         layer = self.layer_class(**request.param)
         layer.build()
         # Large enough for a wrong sign or a missing bias to show.
