@@ -144,7 +144,8 @@ def fewest_buckets(input_dim):
         >>> fewest_buckets(6040)
         78
     """
-    return math.isqrt(check_size("input_dim", input_dim) - 1) + 1
+    (num_buckets, _), _ = qr_shapes(input_dim, 1, None, "multiply")  # its default
+    return num_buckets
 
 
 def qr_parameters(input_dim, output_dim, num_buckets=None, combiner="multiply"):
