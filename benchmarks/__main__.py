@@ -23,6 +23,14 @@ from memembed.results import stored
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "memembed" / "results"
 BACKENDS = {"tensorflow": ".venv", "jax": ".venv-jax", "torch": ".venv-torch"}
+# For glibc: keep what a call gives back, up to half a gigabyte at a time. Buffers would
+# else come fresh from the system at every call, or not, by chance, and on a virtual
+# machine the first touch of a fresh page can cost more than the work that is measured.
+KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**29),
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_ARENA_MAX": "1",
+}
 
 
 # Parts: functions from the arguments that yield tables, by name. What they have yielded
@@ -72,7 +80,7 @@ def layers(arguments):
             command = ["-m", "benchmarks.layers", "--folder", folder]
             subprocess.run(
                 [ROOT / venv / "bin" / "python", *command, *arguments.layers],
-                env=os.environ | {"KERAS_BACKEND": backend},
+                env=os.environ | KEEP_MEMORY | {"KERAS_BACKEND": backend},
                 cwd=ROOT,
                 check=True,
             )
@@ -261,6 +269,8 @@ def main():
     for part in arguments.parts:
         if part not in PARTS:
             parser.error(f"no part {part!r}: there are {', '.join(PARTS)}")
+    if arguments.layers and "layers" not in arguments.parts:
+        parser.error(f"unrecognized arguments: {' '.join(arguments.layers)}")
     os.environ.setdefault("MEMEMBED_DATASET", "ml-1m")  # not the stand-in by chance
     for part in arguments.parts:
         for tables in PARTS[part](arguments):
