@@ -31,7 +31,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help book test test-backends test-tensorflow test-jax test-torch test-book \
-	bench study lab venv lint lock links colab repository clean
+	solutions bench study lab venv lint lock links colab repository clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,11 @@ test-tensorflow test-jax test-torch:
 
 test-book: $(INSTALLED) ## check the pages that `make book` built
 	$(BIN)/python -m pytest -m book tests/book
+
+solutions: $(INSTALLED) ## run every chapter with the solutions of its exercises
+	@rm -rf .solutions  # not in _build, where nbmake finds nothing
+	$(BIN)/python tools/solutions.py .solutions
+	$(STAND_IN) $(BIN)/python -m pytest -n $(WORKERS) --nbmake .solutions
 
 study: $(INSTALLED) ## train all models of chapters 5 and 6 again; stops and goes on
 	$(BIN)/python -m memembed.study
@@ -109,7 +114,7 @@ repository: ## move every link to another repository, as in URL=https://github.c
 	@$(PYTHON) tools/repository.py '$(URL)'
 
 clean: ## remove what was built, but not .venv, .venv-jax and .venv-torch
-	rm -rf _build .coverage .hypothesis .pytest_cache .ruff_cache .venv-colab
+	rm -rf _build .solutions .coverage .hypothesis .pytest_cache .ruff_cache .venv-colab
 	find benchmarks chapters memembed tests tools \( -name __pycache__ -o \
 		-name .ipynb_checkpoints \) -prune -exec rm -rf {} + 2>/dev/null || true
 
