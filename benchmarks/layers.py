@@ -5,6 +5,8 @@ turn by turn: a machine that slows down slows down both. `KERAS_BACKEND` chooses
 backend:
 
     KERAS_BACKEND=jax python -m benchmarks.layers --quick
+
+`make bench` also has the allocator keep memory: see `KEEP_MEMORY` in `__main__.py`.
 """
 
 import argparse
