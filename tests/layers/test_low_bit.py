@@ -180,6 +180,14 @@ def test_packing_blocks_changes_no_embedding(bits, block_sizes):
     np.testing.assert_array_equal(embed(clone, ids), embed(packed, ids))
 
 
+def test_packing_leaves_out_what_serves_training_alone():
+    layer, _ = trained(3)
+    layer.activity_regularizer = keras.regularizers.L2(0.1)
+    packed = layer.pack()
+    packed(np.arange(3))
+    assert packed.activity_regularizer is None and not packed.losses
+
+
 def test_a_block_is_rounded_as_if_it_were_alone():
     layer, table = trained([2, 4], block_sizes=[100, 200])
     first = LowBitEmbedding.from_embedding(table[:100], 2)
