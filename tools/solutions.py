@@ -11,6 +11,8 @@ from pathlib import Path
 
 import nbformat
 
+DETAILS = re.compile(r"<details>(.*?)</details>", re.DOTALL)
+CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 CHAPTERS = Path(__file__).parents[1] / "chapters"
 
 
@@ -19,13 +21,16 @@ def main(folder):
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(CHAPTERS.glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
-        texts = [c.source for c in notebook.cells if c.cell_type == "markdown"]
-        notebook.cells += [
+        solutions = [
             nbformat.v4.new_code_cell(code)
-            for text in texts
-            for details in re.findall(r"<details>(.*?)</details>", text, re.DOTALL)
-            for code in re.findall(r"```python\n(.*?)```", details, re.DOTALL)
+            for cell in notebook.cells
+            if cell.cell_type == "markdown"
+            for details in DETAILS.findall(cell.source)
+            for code in CODE.findall(details)
         ]
+        if not solutions:  # or else nobody would know that none was run
+            raise SystemExit(f"{path.name} has no solution in Python")
+        notebook.cells += solutions
         nbformat.write(notebook, folder / path.name)
 
 
