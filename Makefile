@@ -67,8 +67,8 @@ solutions: $(INSTALLED) ## run every chapter with the solutions of its exercises
 	$(STAND_IN) $(BIN)/python -m pytest -n $(WORKERS) --nbmake .solutions
 
 study: $(INSTALLED) ## train all models of chapters 5 and 6 again; stops and goes on
-	$(BIN)/python -m memembed.study
-	$(BIN)/python -m memembed.ladder
+	$(BIN)/python -m memembed.experiments.study
+	$(BIN)/python -m memembed.experiments.ladder
 
 bench: $(VENVS:=/.installed) ## time training and the layers, beside others; see benchmarks/
 	$(BIN)/python -m benchmarks

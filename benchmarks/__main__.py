@@ -1,7 +1,7 @@
 """Run the benchmarks, and keep what they found: `make bench`.
 
-Each part writes a table to `memembed/results/`, from where the chapters read it, and
-`benchmarks/results.md` shows them all.
+Each part writes a table to `memembed/experiments/results/`, from where the chapters
+read it, and `benchmarks/results.md` shows them all.
 """
 
 import argparse
@@ -18,10 +18,10 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from memembed.results import stored
+from memembed.experiments.results import stored
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "memembed" / "results"
+RESULTS = ROOT / "memembed" / "experiments" / "results"
 BACKENDS = {"tensorflow": ".venv", "jax": ".venv-jax", "torch": ".venv-torch"}
 # For glibc: keep what a call gives back, up to half a gigabyte at a time. Buffers would
 # else come fresh from the system at every call, or not, by chance, and on a virtual

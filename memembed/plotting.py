@@ -312,7 +312,7 @@ def study(rows, live=(), published=()):
     table shrunk are hollow.
 
     Args:
-        rows: rows of `memembed.study`, a DataFrame, those of stage `"report"`.
+        rows: rows of the study, a DataFrame, those of stage `"report"`.
         live: the same, of models that were trained just now: crosses.
         published: tuples of a label, bytes and an error: stars.
     """

@@ -22,7 +22,7 @@ import numbers
 
 import numpy as np
 
-from memembed._checks import (
+from memembed.shapes import (
     check_block_bits,
     check_size,
     check_sizes,

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import constraints, dtype_policies, initializers, ops, regularizers
 
-from memembed._checks import check_size
+from memembed.shapes import check_size
 
 INT32_IDS = 2**31  # how many ids int32 can tell apart
 

@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
-from memembed._checks import check_size
 from memembed.layers._common import CompressedEmbedding
+from memembed.shapes import check_size
 
 
 @keras.saving.register_keras_serializable(package="memembed")

@@ -6,10 +6,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from memembed._checks import check_block_bits, check_size, low_bit_shapes
 from memembed.layers._common import CompressedEmbedding, table_of
-from memembed.layers._factorize import as_weights, check_table, even_steps
+from memembed.shapes import check_block_bits, check_size, low_bit_shapes
 from memembed.sizing import code_bytes
+from memembed.tables import as_weights, check_table, even_steps
 
 
 def pack(model):

@@ -5,9 +5,9 @@ import itertools
 import keras
 from keras import initializers, ops
 
-from memembed._checks import check_sizes, md_shapes
 from memembed.layers._common import CompressedEmbedding, split_initializer, table_of
-from memembed.layers._factorize import as_weights, check_table, low_rank
+from memembed.shapes import check_sizes, md_shapes
+from memembed.tables import as_weights, check_table, low_rank
 
 
 @keras.saving.register_keras_serializable(package="memembed")

@@ -6,9 +6,9 @@ import operator
 import keras
 from keras import ops
 
-from memembed._checks import qr_shapes
 from memembed.layers._common import CompressedEmbedding, table_of
-from memembed.layers._factorize import compositional
+from memembed.shapes import qr_shapes
+from memembed.tables import compositional
 
 
 @keras.saving.register_keras_serializable(package="memembed")

@@ -5,8 +5,8 @@ import random
 import pytest
 
 from memembed.data import load_ratings, prepare
-from memembed.results import stored
-from memembed.study import rerun, split_hash
+from memembed.experiments.results import stored
+from memembed.experiments.study import rerun, split_hash
 
 pytestmark = pytest.mark.book
 

@@ -1,4 +1,4 @@
-"""Compressing a trained table: the layers' side; the numbers are in test_factorize."""
+"""Compressing a trained table: the layers' side; the numbers are in test_tables."""
 
 import keras
 import numpy as np

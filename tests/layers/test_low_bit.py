@@ -5,7 +5,7 @@ from keras import ops
 
 from memembed import sizing
 from memembed.layers import LowBitEmbedding, QREmbedding, pack
-from memembed.layers._factorize import even_steps
+from memembed.tables import even_steps
 from standards import BACKEND, EmbeddingStandards, arrays, embed, model_of, predict
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import PARTS, page
-from memembed.results import Journal, stored
+from memembed.experiments.journal import Journal
+from memembed.experiments.results import stored
 
 
 def test_every_part_of_the_benchmarks_is_stored():
@@ -14,7 +15,7 @@ def test_every_part_of_the_benchmarks_is_stored():
 
 
 def test_the_page_shows_what_is_stored():
-    written = Path(__file__).parents[1] / "benchmarks" / "results.md"
+    written = Path(__file__).parents[2] / "benchmarks" / "results.md"
     assert written.read_text(encoding="utf-8") == page()
 
 

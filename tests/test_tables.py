@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memembed.layers import _factorize
-from memembed.layers._factorize import compositional, low_rank
+from memembed import tables
+from memembed.tables import compositional, low_rank
 
 COMBINERS = ["multiply", "add", "concatenate"]
 
@@ -134,7 +134,7 @@ def test_low_rank_gives_ids_that_never_occur_their_best_row():
 def test_low_rank_of_a_table_in_chunks(monkeypatch):
     table, popularity = random_table(50, 6), random_popularity(50)
     whole = low_rank(table, 2, popularity, use_bias=True)
-    monkeypatch.setattr(_factorize, "CHUNK", 7)
+    monkeypatch.setattr(tables, "CHUNK", 7)
     for expected, part in zip(
         whole, low_rank(table, 2, popularity, use_bias=True), strict=True
     ):
@@ -142,7 +142,7 @@ def test_low_rank_of_a_table_in_chunks(monkeypatch):
 
 
 def test_low_rank_makes_no_copy_of_the_table(monkeypatch):
-    monkeypatch.setattr(_factorize, "CHUNK", 1000)
+    monkeypatch.setattr(tables, "CHUNK", 1000)
     table = np.ones((50_000, 32), "float32")
     tracemalloc.start()
     low_rank(table, 2, use_bias=True)

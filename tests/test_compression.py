@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from memembed.compress import (
+from memembed.compression import (
     average,
     compress,
     equal_shares,

@@ -1,7 +1,7 @@
 """The ladder of chapter 6: from the full tables to a hundredth of them.
 
 `make study` climbs it for several splits and seeds, and keeps what it finds in
-`memembed/results/ladder.csv`. The chapter climbs it once.
+`memembed/experiments/results/ladder.csv`. The chapter climbs it once.
 """
 
 import argparse
@@ -11,13 +11,13 @@ from pathlib import Path
 import keras
 from tqdm import tqdm
 
-from memembed.compress import average, compress
+from memembed.compression import average, compress
 from memembed.data import load_ratings, prepare
+from memembed.experiments.journal import Journal
+from memembed.experiments.study import PLAIN, Configuration, split_hash, versions
 from memembed.layers import pack
 from memembed.models import LookupL2, embeddings_of
-from memembed.results import Journal
 from memembed.sizing import md_plan
-from memembed.study import PLAIN, Configuration, split_hash, versions
 from memembed.training import cosine, evaluate, train
 
 # The settings were chosen on the validation part of the first split, those of the
@@ -47,7 +47,7 @@ def plain(data, columns, biases=True, l2=0.0):
         data: `memembed.data.RatingData`.
         columns: length of an embedding.
         biases: whether there are biases.
-        l2: see `memembed.study.Configuration.build`.
+        l2: see `memembed.experiments.study.Configuration.build`.
     """
     names = ["user", "movie", "user_bias", "movie_bias"][: 4 if biases else 2]
     layers = {name: PLAIN for name in names}
@@ -60,7 +60,7 @@ def mixed(data, columns, l2):
     Args:
         data: `memembed.data.RatingData`.
         columns: the tables are as large as plain ones of so many columns.
-        l2: see `memembed.study.Configuration.build`.
+        l2: see `memembed.experiments.study.Configuration.build`.
     """
     layers = {"user_bias": PLAIN, "movie_bias": PLAIN}
     for name, vocabulary in (("user", data.users), ("movie", data.movies)):
@@ -155,7 +155,7 @@ def ladder(ratings, journal, progress=tqdm):
 
     Args:
         ratings: as `memembed.data.load_ratings` returns.
-        journal: `memembed.results.Journal` with the columns `COLUMNS`.
+        journal: `memembed.experiments.journal.Journal` with the columns `COLUMNS`.
         progress: `tqdm`, or what takes its place.
     """
     with progress(total=len(SPLITS) * len(SEEDS), desc="ladder", unit="climb") as bar:
@@ -184,7 +184,7 @@ def measured(model, data):
 
 
 def main():
-    """Run `python -m memembed.ladder`."""
+    """Run `python -m memembed.experiments.ladder`."""
     parser = argparse.ArgumentParser(description=ladder.__doc__.splitlines()[0])
     parser.add_argument("--path", type=Path, default=PATH, help="the file of results")
     ladder(load_ratings(), Journal(parser.parse_args().path, COLUMNS, KEY))

@@ -2,11 +2,19 @@ import pandas as pd
 import pytest
 from tqdm import tqdm
 
-from memembed import ladder
 from memembed.data import prepare, synthetic_ratings
-from memembed.ladder import COLUMNS, KEY, LAST, climb, in_int8, plain, stored_bytes
+from memembed.experiments import ladder
+from memembed.experiments.journal import Journal
+from memembed.experiments.ladder import (
+    COLUMNS,
+    KEY,
+    LAST,
+    climb,
+    in_int8,
+    plain,
+    stored_bytes,
+)
 from memembed.models import embeddings_of
-from memembed.results import Journal
 
 
 @pytest.fixture(scope="module")

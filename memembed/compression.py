@@ -6,11 +6,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from memembed._checks import check_size
 from memembed.layers import LowBitEmbedding
-from memembed.layers._factorize import even_steps
 from memembed.models import MAX_RATING, dot_product_model, embeddings_of
+from memembed.shapes import check_size
 from memembed.sizing import code_bytes, low_bit_bytes
+from memembed.tables import even_steps
 
 MOST_BITS = 7  # an eighth never lowers an error by what it costs
 MOST_COLUMNS = 40  # further principal axes of a model of ratings hold next to nothing
@@ -52,7 +52,7 @@ def compress(model, examples, max_bytes, num_blocks=5):
 
     Example:
         >>> import keras
-        >>> from memembed.compress import compress
+        >>> from memembed.compression import compress
         >>> from memembed.data import prepare, synthetic_ratings
         >>> from memembed.layers import pack
         >>> data = prepare(synthetic_ratings(50, 40, num_ratings=1200))
@@ -116,7 +116,7 @@ def average(models):
 
     Example:
         >>> import keras
-        >>> from memembed.compress import average
+        >>> from memembed.compression import average
         >>> tables = [keras.layers.Embedding(size, 4) for size in (9, 7, 9, 7, 9, 7)]
         >>> models = [dot_product_model(*tables[i : i + 2]) for i in (0, 2, 4)]
         >>> average(models).get_layer("dot_product").input[0].shape

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from memembed._checks import check_size, qr_shapes
+from memembed.shapes import check_size, qr_shapes
 
 CHUNK = 2**15  # rows that are worked on in float64 at a time
 LEAST_WEIGHT = 1e-9  # of an id, where the most popular one has 1

@@ -1,7 +1,6 @@
 """The study of chapter 5: every way to shrink the tables, at several sizes.
 
-`make study` trains all of it and keeps what it finds in `memembed/results/study.csv`.
-It may be stopped at any time, and goes on from there. The chapter trains a small part.
+`make study` trains all of it and keeps the rows in `results/study.csv`. It may be stopped at any time, and goes on from there. The chapter trains a small part.
 """
 
 import argparse
@@ -18,9 +17,9 @@ import numpy as np
 from tqdm import tqdm
 
 from memembed.data import load_ratings, prepare
+from memembed.experiments.journal import Journal
 from memembed.layers import HashEmbedding, MDEmbedding, QREmbedding
 from memembed.models import LookupL2, bias_model, dot_product_model
-from memembed.results import Journal
 from memembed.sizing import fewest_buckets, md_plan, training_bytes
 from memembed.training import cosine, evaluate, train
 
@@ -328,7 +327,7 @@ def study(data, journal, progress=tqdm):
 
     Args:
         data: `memembed.data.RatingData`.
-        journal: `memembed.results.Journal` with the columns `COLUMNS`.
+        journal: `memembed.experiments.journal.Journal` with the columns `COLUMNS`.
         progress: `tqdm`, or what takes its place.
     """
     models = configurations(data)
@@ -395,7 +394,7 @@ def summary(rows):
 
 
 def main():
-    """Run `python -m memembed.study`."""
+    """Run `python -m memembed.experiments.study`."""
     parser = argparse.ArgumentParser(description=study.__doc__.splitlines()[0])
     parser.add_argument("--path", type=Path, default=PATH, help="the file of results")
     path = parser.parse_args().path

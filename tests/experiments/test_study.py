@@ -3,10 +3,17 @@ import pandas as pd
 import pytest
 from tqdm import tqdm
 
-from memembed import study
 from memembed.data import prepare, synthetic_ratings
-from memembed.results import Journal
-from memembed.study import COLUMNS, KEY, Configuration, configurations, rerun, run
+from memembed.experiments import study
+from memembed.experiments.journal import Journal
+from memembed.experiments.study import (
+    COLUMNS,
+    KEY,
+    Configuration,
+    configurations,
+    rerun,
+    run,
+)
 
 PLAIN = {"layer": "Embedding"}
 

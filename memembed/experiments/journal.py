@@ -1,42 +1,9 @@
-"""Results that take too long for a chapter: of `make bench` and of `make study`."""
+"""A table of results that grows row by row, and survives an interruption."""
 
 import csv
 import io
 import os
-from importlib import resources
 from pathlib import Path
-
-import pandas as pd
-
-
-def stored(name):
-    """Read stored results.
-
-    Args:
-        name: name of a table, such as `study`; `machine` says what the times were taken
-            on.
-
-    Returns:
-        A DataFrame.
-
-    Raises:
-        ValueError: there is no such table.
-
-    Example:
-        >>> from memembed.results import stored
-        >>> list(stored("machine").columns)
-        ['part', 'machine', 'versions']
-    """
-    folder = resources.files(__name__)
-    tables = sorted(
-        path.name.removesuffix(".csv")
-        for path in folder.iterdir()
-        if path.name.endswith(".csv")
-    )
-    if name not in tables:
-        raise ValueError(f"`name` must be one of {tables}. Received: name={name!r}")
-    with (folder / f"{name}.csv").open(encoding="utf-8") as file:
-        return pd.read_csv(file)
 
 
 class Journal:
