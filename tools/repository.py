@@ -11,106 +11,61 @@ import subprocess
 import sys
 from pathlib import Path
 
-# GitHub's own rules for the two names.
-URL = re.compile(
-    r"https://github\.com/(?P<owner>[A-Za-z\d](?:-?[A-Za-z\d]){0,38})"
-    r"/(?P<name>(?!\.\.?$)[\w.-]{1,100}?)(?:\.git)?/?",
-    re.ASCII,
-)
-
-
-def parse(url):
-    """Split a repository's address into owner and name.
-
-    Raises:
-        ValueError: if this is no address of a repository on GitHub.
-    """
-    match = URL.fullmatch(url)
-    if not match:
-        raise ValueError(
-            f"Not a repository's address: {url!r}. Say, for example, "
-            "`make repository URL=https://github.com/OWNER/NAME`."
-        )
-    return match["owner"], match["name"]
+URL = re.compile(r"https://github\.com/([\w-]+)/([\w.-]+?)(?:\.git)?/?", re.ASCII)
 
 
 def configured(root):
     """The owner and name that _config.yml holds."""
     config = (Path(root) / "_config.yml").read_text(encoding="utf-8")
-    return parse(re.search(r"^repository:\n  url: (\S+)$", config, re.MULTILINE)[1])
-
-
-def pattern(owner, name):
-    """Match the ways in which a file names a repository, as bytes.
-
-    The name must end there: another repository's may begin with it.
-    """
-    owner, name = re.escape(owner), re.escape(name)
-    return re.compile(
-        rf"(?P<code>github\.com/|colab\.research\.google\.com/github/){owner}/{name}"
-        rf"(?!\.(?!git\b)\w|[\w-])"
-        rf"|(?<![\w.-]){owner}\.github\.io/{name}(?!\.\w|[\w-])".encode()
-    )
+    url = re.search(r"^repository:\n  url: (\S+)$", config, re.MULTILINE)[1]
+    return URL.fullmatch(url).groups()
 
 
 def replace(data, old, new):
-    """Return these bytes with one repository's addresses replaced by another's."""
+    """Return these bytes with one repository's addresses replaced by another's.
 
-    def other(match):
-        if match["code"] is not None:
-            return match["code"] + "/".join(new).encode()
-        return "{}.github.io/{}".format(*new).encode()
-
-    return pattern(*old).sub(other, data)
-
-
-def text_files(root):
-    """Every file of the project that git tracks or would, but for binary ones."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=root,
-        check=True,
-        capture_output=True,
-    ).stdout.decode()
-    for name in sorted(filter(None, listed.split("\0"))):
-        path = Path(root) / name
-        if path.is_file() and not path.is_symlink():
-            data = path.read_bytes()
-            if b"\0" not in data:
-                yield name, data
+    Both are an owner and a name. A repository whose name only begins with the old one
+    is another.
+    """
+    owner, name = map(re.escape, old)
+    address = (
+        rf"(github\.com/|google\.com/github/){owner}/{name}(?!\.(?!git\b)\w|[\w-])"
+        rf"|(?<![\w.-]){owner}(\.github\.io/){name}(?!\.\w|[\w-])"
+    )
+    return re.sub(
+        address.encode(),
+        lambda match: (
+            match[1] + "/".join(new).encode()
+            if match[1]
+            else new[0].encode() + match[2] + new[1].encode()
+        ),
+        data,
+    )
 
 
 def move(root, url):
-    """Rewrite the files below root, and return the names of those that changed.
+    """Rewrite the files below root that git tracks; return the names of the changed.
 
     Raises:
-        ValueError: if the address is no good, or if a file names that repository
-            already, so that moving back could not tell the two apart.
+        ValueError: this is no address of a repository on GitHub.
     """
-    old, new = configured(root), parse(url)
-    if old == new:
-        return []
-    files = list(text_files(root))
-    for name, data in files:
-        if pattern(*new).search(data):
-            raise ValueError(f"{name} names {url} already: nothing was changed.")
-    moved = {name: replace(data, old, new) for name, data in files}
-    changed = [name for name, data in files if moved[name] != data]
+    new = URL.fullmatch(url)
+    if not new:
+        raise ValueError(f"`URL` must be https://github.com/OWNER/NAME, not {url!r}.")
+    old = configured(root)
+    listed = subprocess.check_output(["git", "ls-files", "-z"], cwd=root, text=True)
+    before = {
+        name: (Path(root) / name).read_bytes() for name in listed.split("\0")[:-1]
+    }
+    after = {name: replace(data, old, new.groups()) for name, data in before.items()}
+    changed = [name for name in before if after[name] != before[name]]
     for name in changed:
-        (Path(root) / name).write_bytes(moved[name])
+        (Path(root) / name).write_bytes(after[name])
     return changed
 
 
-def main(arguments):
-    """Run as a command."""
-    try:
-        changed = move(Path(__file__).resolve().parent.parent, " ".join(arguments))
-    except ValueError as problem:
-        sys.exit(str(problem))
-    except (OSError, subprocess.CalledProcessError):
-        sys.exit("This needs git, and a copy of the project that git knows.")
-    print("\n".join(changed) or "Nothing to change.")
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        print("\n".join(move(Path(__file__).parents[1], " ".join(sys.argv[1:]))))
+    except (ValueError, OSError, subprocess.CalledProcessError) as problem:
+        sys.exit(str(problem))
