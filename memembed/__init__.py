@@ -1,13 +1,15 @@
-"""Memory-efficient embeddings for recommender systems, in Keras."""
+"""Memory-efficient embeddings for recommender systems, in Keras.
 
-from importlib import import_module
+The library needs Keras and NumPy: `layers`, `shapes`, `sizing`, `tables`, `allocation`,
+`compression` and `models`. What the book's chapters share needs the extra `chapters`:
+`data`, `training` and `plotting`. `experiments` trains what takes too long for a
+chapter, and keeps the results.
+
+Importing the package registers its layers with Keras, so that
+`keras.saving.load_model` finds them.
+"""
+
+from memembed.layers import HashEmbedding, LowBitEmbedding, MDEmbedding, QREmbedding
 
 __version__ = "0.1.0"
 __all__ = ["HashEmbedding", "LowBitEmbedding", "MDEmbedding", "QREmbedding"]
-
-
-def __getattr__(name):
-    """Import the layers on first use, so that `memembed.data` never loads Keras."""
-    if name in __all__:
-        return getattr(import_module("memembed.layers"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
