@@ -70,8 +70,8 @@ def keep_last(ratings: pd.DataFrame) -> pd.DataFrame:
     if not repeated.any():
         return ratings
     announce(
-        f"{repeated.sum():,} repeated ratings were dropped",
-        ": of each user and movie, the last rating is kept.",
+        f"Dropped {repeated.sum():,} of {len(ratings):,} ratings",
+        ": their users rated these movies again, and the last rating is kept.",
     )
     return ratings[~repeated]
 
