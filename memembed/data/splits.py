@@ -1,0 +1,151 @@
+"""From a table of ratings to arrays for training, validation and evaluation."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from memembed.data.notes import announce
+from memembed.data.vocabulary import Vocabulary
+
+
+class Split(NamedTuple):
+    """Three disjoint parts of a table of ratings."""
+
+    train: pd.DataFrame
+    validation: pd.DataFrame
+    evaluation: pd.DataFrame
+
+
+def split(
+    ratings: pd.DataFrame,
+    evaluation: float = 0.15,
+    validation: float = 0.05,
+    seed: int = 0,
+) -> Split:
+    """Split ratings at random into train, validation and evaluation parts.
+
+    The evaluation part is drawn first: it depends on the seed, and not on
+    `validation`. Each part keeps the order and the index of `ratings`.
+
+    Args:
+        ratings: The table to split.
+        evaluation: The fraction of all ratings to evaluate on, above 0.
+        validation: The fraction of all ratings to choose settings on; may be 0.
+        seed: Equal seeds give equal parts.
+
+    Returns:
+        A `Split`: `train`, `validation`, `evaluation`.
+
+    Raises:
+        ValueError: If a fraction is out of range, or they leave nothing to train on.
+
+    Example:
+        >>> from memembed.data import synthetic_ratings
+        >>> ratings = synthetic_ratings(num_users=50, num_movies=40, num_ratings=1200)
+        >>> [len(part) for part in split(ratings)]
+        [960, 60, 180]
+    """
+    if not 0 < evaluation < 1:
+        raise ValueError(f"evaluation must be between 0 and 1. Received: {evaluation}")
+    if not 0 <= validation < 1 - evaluation:
+        raise ValueError(
+            "validation must be at least 0 and leave something to train on. "
+            f"Received: validation={validation}, evaluation={evaluation}"
+        )
+    order = np.random.default_rng(seed).permutation(len(ratings))
+    first = round(evaluation * len(ratings))
+    second = first + round(validation * len(ratings))
+    parts = order[second:], order[first:second], order[:first]
+    return Split(*(ratings.iloc[np.sort(part)] for part in parts))
+
+
+def keep_last(ratings: pd.DataFrame) -> pd.DataFrame:
+    """Keep the last rating of each user and movie, and announce what was dropped.
+
+    Of two ratings, a split could train on one and evaluate on the other.
+    """
+    repeated = ratings.duplicated(["user_id", "movie_id"], keep="last")
+    if not repeated.any():
+        return ratings
+    announce(
+        f"Dropped {repeated.sum():,} of {len(ratings):,} ratings",
+        ": their users rated these movies again, and the last rating is kept.",
+    )
+    return ratings[~repeated]
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Ratings as arrays: rows of users, rows of movies (int32), ratings (float32).
+
+    The length is the number of ratings.
+    """
+
+    user: np.ndarray
+    movie: np.ndarray
+    rating: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rating)
+
+    @property
+    def inputs(self) -> dict[str, np.ndarray]:
+        """The inputs of a rating model, by name."""
+        return {"user": self.user, "movie": self.movie}
+
+
+@dataclass(frozen=True, eq=False)
+class RatingData:
+    """All that an experiment needs of its data: see `prepare`."""
+
+    dataset: str
+    users: Vocabulary
+    movies: Vocabulary
+    train: Examples
+    validation: Examples
+    evaluation: Examples
+
+
+def prepare(
+    ratings: pd.DataFrame,
+    seed: int = 0,
+    evaluation: float = 0.15,
+    validation: float = 0.05,
+) -> RatingData:
+    """Split ratings, build the vocabularies, and encode every part.
+
+    Every user and movie in `ratings` has a row. How popular they are is counted on
+    the training part. If a user rated a movie more than once, the last rating counts,
+    and a note or a warning says how many others there were.
+
+    Args:
+        ratings: A table such as `load_ratings` returns.
+        seed: See `split`.
+        evaluation: See `split`.
+        validation: See `split`.
+
+    Returns:
+        A `RatingData`.
+
+    Example:
+        >>> from memembed.data import synthetic_ratings
+        >>> ratings = synthetic_ratings(num_users=50, num_movies=40, num_ratings=1200)
+        >>> data = prepare(ratings)
+        >>> len(data.users), len(data.movies), len(data.train)
+        (50, 40, 960)
+    """
+    ratings = keep_last(ratings)
+    parts = split(ratings, evaluation, validation, seed)
+    users = Vocabulary(parts.train["user_id"], ratings["user_id"])
+    movies = Vocabulary(parts.train["movie_id"], ratings["movie_id"])
+    examples = {
+        name: Examples(
+            users.encode(part["user_id"]),
+            movies.encode(part["movie_id"]),
+            part["rating"].to_numpy("float32", copy=True),  # pandas' own is read-only
+        )
+        for name, part in parts._asdict().items()
+    }
+    return RatingData(ratings.attrs.get("dataset", "custom"), users, movies, **examples)

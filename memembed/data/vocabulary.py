@@ -1,0 +1,121 @@
+"""The map between raw ids and the rows of a table."""
+
+import numpy as np
+import pandas as pd
+
+
+class Vocabulary:
+    """A two-way map between raw ids and rows, the most popular id first.
+
+    Popularity is counted on the training ids alone, so that nothing of what a model
+    is tested on shapes its tables. Ids equally popular are in ascending order. The
+    length is the number of rows, with the out-of-vocabulary row if there is one.
+
+    Args:
+        train_ids: The ids to count, one for each rating trained on.
+        catalogue: All the ids there are. Those without a rating in `train_ids` have
+            rows of their own, at the end. Defaults to the ids in `train_ids`.
+        num_oov_indices: 1 to add a last row for ids outside the catalogue, 0 to
+            refuse them.
+
+    Attributes:
+        ids: The raw ids in row order; read-only.
+        counts: How often each row is trained on, the out-of-vocabulary row 0 times;
+            read-only.
+
+    Raises:
+        ValueError: If an id of `train_ids` is not in `catalogue`, or if
+            `num_oov_indices` is neither 0 nor 1.
+
+    Example:
+        >>> movies = Vocabulary([50, 7, 50, 9], catalogue=[1, 7, 9, 50])
+        >>> movies
+        Vocabulary(4 rows, most popular first: 50, 7, 9, ...)
+        >>> movies.encode([[50, 1]])
+        array([[0, 3]], dtype=int32)
+        >>> movies.decode([0, 3])
+        array([50,  1])
+    """
+
+    def __init__(self, train_ids, catalogue=None, num_oov_indices: int = 0):
+        if num_oov_indices not in (0, 1):
+            raise ValueError(
+                f"num_oov_indices must be 0 or 1. Received: {num_oov_indices!r}"
+            )
+        ids, counts = np.unique(np.asarray(train_ids), return_counts=True)
+        if catalogue is not None:
+            trained, trained_counts = ids, counts
+            ids = np.unique(np.asarray(catalogue))
+            where = pd.Index(ids).get_indexer(trained)
+            if (where < 0).any():
+                raise ValueError(
+                    "train_ids must all be in catalogue. Not in it: "
+                    f"{_abridged(trained[where < 0])}"
+                )
+            counts = np.zeros(len(ids), dtype="int64")
+            counts[where] = trained_counts
+        order = np.argsort(-counts, kind="stable")
+        self.num_oov_indices = num_oov_indices
+        self.ids = ids[order]
+        self.counts = np.append(counts[order], np.zeros(num_oov_indices, dtype="int64"))
+        self.ids.flags.writeable = self.counts.flags.writeable = False
+        self._rows = pd.Index(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __repr__(self) -> str:
+        first = _abridged(self.ids, limit=3)
+        return f"Vocabulary({len(self)} rows, most popular first: {first})"
+
+    def encode(self, ids) -> np.ndarray:
+        """Map raw ids to rows.
+
+        Args:
+            ids: An id or an array of ids, of any shape.
+
+        Returns:
+            The rows as int32, in the shape of `ids`.
+
+        Raises:
+            ValueError: If an id is unknown and there is no row for such ids.
+        """
+        ids = np.asarray(ids)
+        rows = self._rows.get_indexer(ids.ravel()).astype("int32")
+        unknown = rows < 0
+        if unknown.any():
+            if not self.num_oov_indices:
+                raise ValueError(
+                    f"ids not in the vocabulary: {_abridged(ids.ravel()[unknown])}"
+                )
+            rows[unknown] = len(self) - 1
+        return rows.reshape(ids.shape)[()]  # a scalar for a scalar, as NumPy does
+
+    def decode(self, rows) -> np.ndarray:
+        """Map rows back to raw ids.
+
+        Args:
+            rows: A row or an array of rows, of any shape.
+
+        Returns:
+            The raw ids, in the shape of `rows`.
+
+        Raises:
+            ValueError: If a row has no id: it is outside the table, or is the
+                out-of-vocabulary row.
+        """
+        rows = np.asarray(rows)
+        without_id = (rows < 0) | (rows >= len(self.ids))
+        if without_id.any():
+            raise ValueError(
+                f"rows must be from 0 to {len(self.ids) - 1} to have an id. Received: "
+                f"{_abridged(rows[without_id])}"
+            )
+        return self.ids[rows]
+
+
+def _abridged(values, limit: int = 5) -> str:
+    """Write the first few distinct values."""
+    values = pd.unique(values)
+    shown = ", ".join(repr(value) for value in values[:limit].tolist())
+    return shown + ", ..." * (len(values) > limit)

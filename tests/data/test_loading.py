@@ -1,0 +1,220 @@
+"""Tests of `load_ratings`: which ratings it finds, and what it says of them."""
+
+import functools
+import hashlib
+import os
+import warnings
+import zipfile
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pandas as pd
+import pooch
+import pytest
+
+from memembed import data
+from memembed.data import (
+    format_ratings,
+    load_ratings,
+    loading,
+    movielens,
+    prepare,
+    synthetic_ratings,
+)
+
+small_ratings = functools.partial(synthetic_ratings, 50, 40, num_ratings=1200)
+REAL = small_ratings(seed=1)  # passes for MovieLens 1M here
+
+
+@pytest.fixture(autouse=True)
+def isolated(monkeypatch):
+    """No variable of the caller's, no network, and few ratings."""
+    monkeypatch.delenv("MEMEMBED_DATA_DIR", raising=False)
+    monkeypatch.delenv("MEMEMBED_DATASET", raising=False)
+    monkeypatch.setattr(loading, "download", no_download)
+    monkeypatch.setattr(loading, "synthetic_ratings", small_ratings)
+    monkeypatch.setattr(movielens, "COUNTS", (1200, 50, 40))
+
+
+def no_download(url, sha256, folder):
+    raise FileNotFoundError(f"{url} could not be downloaded")
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+    folder = tmp_path / "data"
+    (folder / "ml-1m").mkdir(parents=True)
+    monkeypatch.setenv("MEMEMBED_DATA_DIR", str(folder))
+    return folder
+
+
+def write_ratings(folder, ratings=REAL):
+    path = folder / "ml-1m" / "ratings.dat"
+    path.write_bytes(format_ratings(ratings))
+    return path
+
+
+def write_archive(monkeypatch, path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("ml-1m/ratings.dat", format_ratings(REAL))
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(movielens, "SHA256", sha256)
+    return path
+
+
+def assert_stand_in(ratings):
+    assert ratings.attrs["dataset"] == "synthetic"
+    pd.testing.assert_frame_equal(ratings, small_ratings())
+
+
+def assert_real(ratings):
+    assert ratings.attrs["dataset"] == "ml-1m"
+    pd.testing.assert_frame_equal(ratings, REAL)
+
+
+class TestDataset:
+    """What MEMEMBED_DATASET asks for."""
+
+    @pytest.mark.parametrize(
+        "value", ["ml1m", "SYNTHETIC", "synthetic:", "synthetic:x", "synthetic:-1"]
+    )
+    def test_unknown(self, monkeypatch, value):
+        monkeypatch.setenv("MEMEMBED_DATASET", value)
+        with pytest.raises(ValueError, match=f"must be .* Received: '{value}'"):
+            load_ratings()
+
+    def test_synthetic(self, monkeypatch, recwarn, capfd):
+        monkeypatch.setenv("MEMEMBED_DATASET", "synthetic")
+        monkeypatch.setenv("MEMEMBED_DATA_DIR", "/no/such/folder")  # not looked at
+        assert_stand_in(load_ratings())
+        assert not recwarn
+        assert capfd.readouterr() == ("", "")
+
+    def test_synthetic_size(self, monkeypatch):
+        monkeypatch.setenv("MEMEMBED_DATASET", "synthetic:1300")
+        assert len(load_ratings()) == 1300
+        monkeypatch.setenv("MEMEMBED_DATASET", "synthetic:5")
+        with pytest.raises(ValueError, match=r"=synthetic:5: .* from 1000 to 2000"):
+            load_ratings()
+
+    def test_real_or_nothing(self, monkeypatch):
+        monkeypatch.setenv("MEMEMBED_DATASET", "ml-1m")
+        message = "=ml-1m, but .* could not be downloaded.* set MEMEMBED_DATA_DIR"
+        with pytest.raises(FileNotFoundError, match=message):
+            load_ratings()
+
+    def test_stand_in_warns_where_it_was_not_asked_for(self):
+        message = "synthetic, not MovieLens 1M.* could not be .* set MEMEMBED_DATA_DIR"
+        with pytest.warns(UserWarning, match=message) as record:
+            assert_stand_in(load_ratings())
+        assert [warning.filename for warning in record] == [__file__]
+
+
+class TestLocalCopy:
+    def test_order(self, monkeypatch, folder, tmp_path):
+        cached = write_archive(monkeypatch, tmp_path / "cached.zip")
+        wanted = movielens.URL, movielens.SHA256, pooch.os_cache("memembed")
+        downloads = {wanted: cached}
+        monkeypatch.setattr(loading, "download", lambda *args: downloads.pop(args))
+        assert_real(load_ratings())  # and there is no second download
+        archive = write_archive(monkeypatch, folder / "ml-1m.zip")
+        assert_real(load_ratings())
+        assert os.listdir(folder / "ml-1m") == []  # nothing is extracted
+        write_ratings(folder)
+        archive.write_bytes(b"not looked at")
+        assert_real(load_ratings())
+
+    def test_no_folder(self, monkeypatch, tmp_path):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("MEMEMBED_DATA_DIR", "gone")
+        with pytest.raises(FileNotFoundError, match=f"DIR=gone.*{tmp_path / 'gone'}"):
+            load_ratings()
+
+    def test_empty_variables_count_as_unset(self, monkeypatch, folder):
+        write_ratings(folder)
+        monkeypatch.chdir(folder)  # which an empty path would mean
+        monkeypatch.setenv("MEMEMBED_DATA_DIR", "")
+        monkeypatch.setenv("MEMEMBED_DATASET", "")
+        with pytest.warns(UserWarning, match="synthetic"):
+            assert_stand_in(load_ratings())
+
+    @pytest.mark.parametrize("damage", [lambda zip: zip[:-9], lambda zip: zip + b"x"])
+    def test_damaged_archive(self, monkeypatch, folder, damage):
+        path = write_archive(monkeypatch, folder / "ml-1m.zip")
+        path.write_bytes(damage(path.read_bytes()))
+        received = pooch.file_hash(path)
+        message = f"{path} is .* expected .*{movielens.SHA256}, received {received}"
+        with pytest.raises(ValueError, match=message):
+            load_ratings()
+
+    @pytest.mark.parametrize(
+        ("ratings", "received"),
+        [
+            (REAL[:-1], "1,199 ratings of 50 users and 40"),
+            (synthetic_ratings(49, 40, 1200), "1,200 ratings of 49 users and 40"),
+            (synthetic_ratings(50, 39, 1200), "1,200 ratings of 50 users and 39"),
+        ],
+    )
+    def test_cut_or_foreign_ratings(self, folder, ratings, received):
+        path = write_ratings(folder, ratings)
+        expected = "1,200 ratings of 50 users and 40 movies"
+        message = f"{path} is .* expected {expected}, received {received} movies"
+        with pytest.raises(ValueError, match=message):
+            load_ratings()
+
+    @pytest.mark.parametrize("name", ["ml-1m", "ml-1m/ratings.dat", "ml-1m.zip"])
+    def test_broken_link(self, folder, name):
+        if name == "ml-1m":
+            (folder / name).rmdir()
+        (folder / name).symlink_to(folder / "gone")
+        message = f"{folder / name} is a broken link: there is no {folder / 'gone'}"
+        with pytest.raises(FileNotFoundError, match=message):
+            load_ratings()
+
+    def test_repeated_ratings(self, folder):
+        # In place of the sixth line, another rating of the first's user and movie.
+        again = REAL[:1].assign(rating=6 - REAL.rating[0])
+        repeated = pd.concat([REAL.drop(index=5), again])
+        write_ratings(folder, repeated)
+        with pytest.warns(UserWarning, match="1 of 1,200 ratings") as record:
+            ratings = load_ratings()
+        assert [warning.filename for warning in record] == [__file__]
+        assert len(ratings) == 1199
+        assert ratings.values.tolist() == repeated.values[1:].tolist()
+        with warnings.catch_warnings(action="error"):
+            prepare(ratings)
+
+
+SETUP = """
+import functools, sys, types
+sys.modules["memembed"] = types.ModuleType("memembed")  # Keras would take seconds
+sys.modules["memembed"].__path__ = [{package!r}]
+import pandas as pd
+from memembed.data import loading, prepare
+loading.synthetic_ratings = functools.partial(loading.synthetic_ratings, 50, 40, 1200)
+"""
+
+
+def test_notes_in_a_notebook():
+    package = str(Path(data.__file__).parents[1])
+    cells = [
+        SETUP.format(package=package),
+        "print(len(loading.load_ratings()))",
+        "prepare(pd.DataFrame({'user_id': 1, 'movie_id': [7] * 9, 'rating': 3}));",
+    ]
+    cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
+    nbclient.NotebookClient(
+        nbformat.v4.new_notebook(cells=cells), kernel_name="python3", timeout=60
+    ).execute(env=os.environ | {"MEMEMBED_DATASET": "synthetic"})
+
+    stand_in, printed = cells[1].outputs
+    assert (printed.name, printed.text) == ("stdout", "1200\n")
+    (repeated,) = cells[2].outputs
+    for note, text in (
+        (stand_in, "These ratings are synthetic, not MovieLens 1M"),
+        (repeated, "Dropped 8 of 9 ratings"),
+    ):
+        markdown = note.data["text/markdown"]
+        assert markdown.startswith(f"> **{text}**")
+        assert "\n" not in markdown  # or the quote ends there

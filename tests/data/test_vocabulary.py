@@ -1,0 +1,90 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memembed.data import Vocabulary
+
+
+def test_most_popular_first():
+    vocabulary = Vocabulary([30, 10, 20, 20, 30, 20])
+    assert vocabulary.ids.tolist() == [20, 30, 10]
+    assert vocabulary.counts.tolist() == [3, 2, 1]
+    assert len(vocabulary) == 3
+    assert repr(vocabulary) == "Vocabulary(3 rows, most popular first: 20, 30, 10)"
+
+
+def test_untrained_ids_come_last():
+    vocabulary = Vocabulary([9, 9, 7], catalogue=[9, 8, 7, 1, 8])
+    assert vocabulary.ids.tolist() == [9, 7, 1, 8]
+    assert vocabulary.counts.tolist() == [2, 1, 0, 0]
+    with pytest.raises(ValueError, match=r"all be in catalogue. .*: 3, 4$"):
+        Vocabulary([1, 3, 4, 3], catalogue=[1, 2])
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (4,), (2, 3), (2, 0)])
+def test_shapes(shape):
+    vocabulary = Vocabulary([5, 5, 3])
+    rows = vocabulary.encode(np.full(shape, 3))
+    assert (rows.shape, rows.dtype) == (shape, "int32")
+    assert (rows == 1).all()
+    ids = vocabulary.decode(rows)
+    assert ids.shape == shape
+    assert (ids == 3).all()
+
+
+@pytest.mark.parametrize("make", [list, np.array, pd.Series, pd.Categorical])
+def test_strings(make):
+    vocabulary = Vocabulary(make(["b", "a", "b"]), catalogue=make(["c", "b", "a"]))
+    assert vocabulary.ids.tolist() == ["b", "a", "c"]
+    assert vocabulary.encode(make(["c", "b"])).tolist() == [2, 0]
+    assert vocabulary.encode("a") == 1
+    assert vocabulary.decode([1, 2]).tolist() == ["a", "c"]
+    with pytest.raises(ValueError, match=r"not in the vocabulary: 'd', 'e'$"):
+        vocabulary.encode(make(["a", "d", "e"]))
+
+
+@given(
+    st.lists(st.integers(-(2**40), 2**40), min_size=1)
+    | st.lists(st.text("abcé", max_size=3), min_size=1)
+)
+def test_round_trip(ids):
+    vocabulary = Vocabulary(ids)
+    assert vocabulary.decode(vocabulary.encode(ids)).tolist() == ids
+    assert vocabulary.counts.tolist() == [ids.count(i) for i in vocabulary.ids]
+    order = list(zip(-vocabulary.counts, vocabulary.ids, strict=True))
+    assert order == sorted(order)
+
+
+def test_unknown_ids():
+    vocabulary = Vocabulary([1, 2])
+    with pytest.raises(ValueError, match=r"vocabulary: 9, 8, 7, 6, 5, \.\.\.$"):
+        vocabulary.encode([[1, 9, 8, 9], [7, 6, 5, 4]])
+    with pytest.raises(ValueError, match=r"vocabulary: '1'$"):
+        vocabulary.encode("1")
+
+
+def test_out_of_vocabulary_row():
+    vocabulary = Vocabulary([2, 1, 2], catalogue=[1, 2, 3], num_oov_indices=1)
+    assert len(vocabulary) == 4
+    assert vocabulary.ids.tolist() == [2, 1, 3]
+    assert vocabulary.counts.tolist() == [2, 1, 0, 0]
+    assert vocabulary.encode([[3, 99], [2, -1]]).tolist() == [[2, 3], [0, 3]]
+    assert vocabulary.encode(99) == 3
+    with pytest.raises(ValueError, match=r"num_oov_indices must be 0 or 1\. .*: 2"):
+        Vocabulary([1], num_oov_indices=2)
+
+
+@pytest.mark.parametrize("row", [-1, 2, 3])
+def test_rows_without_an_id(row):
+    vocabulary = Vocabulary([1, 2], num_oov_indices=1)
+    with pytest.raises(ValueError, match=f"rows must be from 0 to 1 .*: {row}$"):
+        vocabulary.decode([0, row])
+
+
+def test_read_only():
+    vocabulary = Vocabulary([1, 2])
+    for array in (vocabulary.ids, vocabulary.counts):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 5
