@@ -1,5 +1,6 @@
 """A table of results that grows row by row, and survives an interruption."""
 
+import argparse
 import csv
 import io
 import os
@@ -9,8 +10,8 @@ from pathlib import Path
 class Journal:
     """Results that come one by one, each on the disk as soon as it is there.
 
-    The file is a CSV table that is only ever added to. A row that was being written
-    when the machine went down is dropped, and those before it are as they were.
+    The file is a CSV table that is only ever added to. A row, or a header, that was
+    being written when the machine went down is dropped. Nothing else is ever lost.
 
     Args:
         path: the file. It is made if there is none.
@@ -18,25 +19,31 @@ class Journal:
         key: the columns that tell one row from all others.
 
     Raises:
-        ValueError: there is a file, and it has other columns.
+        FileNotFoundError: the folder of `path` does not exist.
+        ValueError: there is a file, and it is something else. It is left as it is.
     """
 
     def __init__(self, path, columns, key):
         self.path, self.columns, self.key = Path(path), list(columns), list(key)
-        if not self.path.exists():
-            self._write(self.columns)
-        text = self.path.read_bytes()
-        whole = text.rfind(b"\n") + 1
-        if whole < len(text):
-            os.truncate(self.path, whole)
-        with self.path.open(encoding="utf-8", newline="") as file:
-            table = csv.DictReader(file)
-            if table.fieldnames != self.columns:
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(
+                f"`path` must be in a folder that exists. Received: path={str(path)!r}"
+            )
+        header = _line(self.columns)
+        found = self.path.read_bytes() if self.path.exists() else b""
+        if not found.startswith(header):
+            if not header.startswith(found):
                 raise ValueError(
-                    f"{self.path} must have the columns {self.columns}. "
-                    f"Received: {table.fieldnames}"
+                    f"{self.path} must be a table with the columns {self.columns}. "
+                    f"Received: a file that begins with {found[:80]!r}"
                 )
-            self._rows = {self._key_of(row): row for row in table}
+            found = header
+            self._add(header, at=0)
+        whole = found.rfind(b"\n") + 1
+        if whole < len(found):
+            os.truncate(self.path, whole)
+        rows = csv.DictReader(io.StringIO(found[:whole].decode("utf-8")))
+        self._rows = {self._key_of(row): row for row in rows}
 
     def __contains__(self, key):
         """Return whether there is a row with this key, a dict."""
@@ -52,18 +59,51 @@ class Journal:
             raise ValueError(
                 f"`row` must have the columns {self.columns}. Received: {list(row)}"
             )
-        self._write([row[column] for column in self.columns])
-        self._rows[self._key_of(row)] = {
-            name: "" if value is None else str(value) for name, value in row.items()
-        }
+        self._add(_line([row[column] for column in self.columns]))
+        self._rows[self._key_of(row)] = {key: _text(row[key]) for key in row}
 
     def _key_of(self, row):
-        return tuple(str(row[column]) for column in self.key)
+        return tuple(_text(row[column]) for column in self.key)
 
-    def _write(self, values):
-        line = io.StringIO()
-        csv.writer(line, lineterminator="\n").writerow(values)
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            file.write(line.getvalue())
+    def _add(self, line, at=None):
+        with self.path.open("ab") as file:
+            if at is not None:
+                file.truncate(at)
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
+
+
+def _text(value):
+    return "" if value is None else str(value)
+
+
+def _line(values):
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(values)
+    return line.getvalue().encode("utf-8")
+
+
+def path_from_command_line(name, description):
+    """Return the file that an experiment keeps its rows in.
+
+    That is the option `--path`, or the stored table of the checkout that the command
+    is run in: never a file of an installed package.
+
+    Args:
+        name: name of the table.
+        description: what the command does, for `--help`.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "--path",
+        type=Path,
+        default=Path("memembed", "experiments", "results", f"{name}.csv"),
+        help="the file of results (default: %(default)s)",
+    )
+    path = parser.parse_args().path
+    if not path.parent.is_dir():
+        parser.error(
+            f"there is no folder {path.parent}: run this in a checkout, or name --path"
+        )
+    return path
