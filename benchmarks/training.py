@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import keras_example
-from memembed import MDEmbedding, QREmbedding
 from memembed.data import Examples
+from memembed.experiments.study import combined
 from memembed.models import dot_product_model
-from memembed.training import experiment
+from memembed.training import Settings, experiment
 
 BAR = 10  # how many times faster ours has to be, in total
 
@@ -29,24 +29,18 @@ def like_the_example(data):
 def builders(data):
     """Return, by name, functions that build models of the example's parameters."""
     users, movies = len(data.users), len(data.movies)
-    # The example's tables hold rows that no id reaches: 120 quotients, where 51 are
-    # enough, and a row in each block for ids that it does not know.
-    blocks = [401, 1301, movies - 1699]
     return {
         "baseline": lambda: dot_product_model(
             keras.layers.Embedding(users, 64), keras.layers.Embedding(movies, 64)
         ),
-        "QR and MD": lambda: dot_product_model(
-            QREmbedding(users, 64, num_buckets=(120, 120)),
-            MDEmbedding(blocks, [64, 32, 16], 64, use_bias=True),
-        ),
+        "QR and MD": lambda: combined(data).build(data),
     }
 
 
 def run(data, epochs=3):
     """Train them in this package's way; return what `keras_example.run` does."""
     results = (
-        experiment(name, build, data, epochs=epochs, verbose=False)
+        experiment(name, build, data, Settings(epochs=epochs), verbose=False)
         for name, build in builders(data).items()
     )
     return [

@@ -115,14 +115,14 @@ def bias_model(user_bias, movie_bias):
 
 
 def embeddings_of(model):
-    """Return the layers that a `dot_product_model` is made of.
+    """Return the embedding layers of a rating model.
 
     Args:
-        model: a `keras.Model` made by `dot_product_model`, or loaded.
+        model: a `keras.Model` made by `dot_product_model` or `bias_model`, or loaded.
 
     Returns:
         A dict of the layers `"user"` and `"movie"`, and if there are biases,
-        `"user_bias"` and `"movie_bias"`.
+        `"user_bias"` and `"movie_bias"`, as far as the model has them.
 
     Raises:
         ValueError: `model` is another one.
@@ -134,19 +134,74 @@ def embeddings_of(model):
         >>> embeddings_of(dot_product_model(users, movies))["movie"] is movies
         True
     """
-    named = {layer.name: layer for layer in model.layers}
-    if "dot_product" not in named:
+    sources = _sources(model)
+    tables = sources.get("dot_product", [])
+    biases = [name for name in sources.get("score", []) if name != "dot_product"]
+    if len(tables) not in (0, 2) or len(biases) not in (0, 2) or not tables + biases:
         raise ValueError(
-            "`model` must be made by `dot_product_model`. "
-            f"Received: a model of {list(named)}"
+            "`model` must be made by `dot_product_model` or `bias_model`. "
+            f"Received: a model of {list(sources)}"
         )
-    tensors = list(named["dot_product"].input)
-    if "score" in named:
-        tensors += named["score"].input[1:]
-    names = ("user", "movie", "user_bias", "movie_bias")
+    names = dict(zip(("user", "movie"), tables, strict=False))
+    names |= zip(("user_bias", "movie_bias"), biases, strict=False)
+    return {side: model.get_layer(name) for side, name in names.items()}
+
+
+def input_dims(model):
+    """Return the vocabulary that each input of a functional model is looked up in.
+
+    Args:
+        model: a functional `keras.Model`.
+
+    Returns:
+        A list of pairs: the name of an input, and the `input_dim` of a layer that takes
+        it.
+    """
+    inputs = {tensor.name for tensor in model.inputs}
+    return [
+        (source, model.get_layer(name).input_dim)
+        for name, (source, *_) in _sources(model).items()
+        if source in inputs and hasattr(model.get_layer(name), "input_dim")
+    ]
+
+
+def penalize(model, l2):
+    """Penalise the squares of the embeddings that a rating model looks up.
+
+    A bias is penalised by a twelfth: one number is looked up instead of many, and there
+    is less to hold back.
+
+    Args:
+        model: a model made by `dot_product_model` or `bias_model`. It is changed.
+        l2: what the sum of the squares of an embedding adds to the loss, times this.
+    """
+    for name, layer in embeddings_of(model).items():
+        bias = name.endswith("bias")
+        layer.activity_regularizer = LookupL2(l2 / 12 if bias else l2)
+
+
+def _sources(model):
+    """Return, for each layer of a functional model, the names of those that feed it."""
+
+    def names(value):
+        if isinstance(value, dict):
+            if "keras_history" in value:
+                return [value["keras_history"][0]]
+            value = value.values()
+        elif not isinstance(value, (list, tuple)):
+            return []
+        return [name for each in value for name in names(each)]
+
+    found = model.get_config().get("layers", [])
+    if not all("inbound_nodes" in layer for layer in found) or not found:
+        raise ValueError(
+            "`model` must be a functional keras.Model, made from inputs and outputs. "
+            f"Received: {model!r}"
+        )
     return {
-        name: tensor._keras_history.operation
-        for name, tensor in zip(names, tensors, strict=False)
+        layer["name"]: names(layer["inbound_nodes"])
+        for layer in found
+        if layer["inbound_nodes"]
     }
 
 

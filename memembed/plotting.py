@@ -17,6 +17,7 @@ from matplotlib.ticker import (
 from matplotlib.transforms import Bbox
 
 from memembed.sizing import fewest_buckets, qr_parameters
+from memembed.training import as_frame
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, PINK, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9"
@@ -232,44 +233,112 @@ def blocks(counts, block_sizes, block_dims):
     return axes
 
 
-def size_and_error(results, metric="mae", highlight=()):
-    """Show the size of the models against their error: nearer the corner is better.
+def size_and_error(
+    rows, metric="mae", *, curves=False, highlight=(), reference=None, published=()
+):
+    """Show the bytes of models against their error: lower and further left is better.
 
-    Results of one name, from several seeds, become one point at their mean, with a
-    bar from the least to the greatest.
+    A model is a point at the mean of its seeds, with a bar from the least error to the
+    greatest.
 
     Args:
-        results: `memembed.training.Result` objects.
+        rows: `memembed.training.Result` objects, or a DataFrame of stored rows.
         metric: `"mae"` or `"mse"`.
-        highlight: names of the models to draw in a second colour.
+        curves: whether the rows are those of the study. Then a method's models are
+            joined, by a solid line if they have biases, and named in a legend. Models
+            with one table shrunk are hollow. Otherwise, every point has its name.
+        highlight: names of models to draw in a second colour.
+        reference: the name of a model whose error is drawn as a dotted line. The models
+            are joined in their order, as steps away from it.
+        published: tuples of a label, bytes and an error: stars.
     """
-    groups = {}
-    for result in results:
-        groups.setdefault(result.name, []).append(result)
-    axes = _new_axes()
-    points = {}
-    for name, group in groups.items():
-        errors = [getattr(result, metric) for result in group]
-        mean, size = np.mean(errors), group[0].weight_bytes
-        axes.errorbar(
-            size,
-            mean,
-            [[mean - min(errors)], [max(errors) - mean]],
-            fmt="o",
-            capsize=3,
-            color=ORANGE if name in highlight else BLUE,
-        )
-        points[name] = (size, mean)
+    keys = ["method", "on", "name"] if curves else ["name"]
+    models = as_frame(rows).groupby(keys, sort=False)
+    errors = models[metric].agg(["mean", "min", "max"])
+    points = errors.assign(
+        bytes=models["bytes"].mean(),
+        low=errors["mean"] - errors["min"],
+        high=errors["max"] - errors["mean"],
+    ).reset_index()
+    axes = _new_axes(height=5.2 if curves else 4.2)
     axes.set(
         xscale="log",
         xlabel="bytes of weights",
         ylabel={"mae": "mean absolute error", "mse": "mean squared error"}[metric],
     )
-    axes.margins(x=0.2, y=0.15)
     axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    _name_points(axes, points)
+    for label, size, error in published:
+        axes.plot(size, error, "k*", markersize=8)
+        axes.annotate(
+            label,
+            (size, error),
+            xytext=(7, 5),
+            textcoords="offset points",
+            fontsize="small",
+        )
+    if curves:
+        for method, of_method in points.groupby("method", sort=False):
+            _curve(axes, method, of_method)
+        axes.figure.legend(
+            loc="outside lower center", ncols=3, frameon=False, fontsize="small"
+        )
+        return axes
+    if reference:
+        error = points.set_index("name")["mean"][reference]
+        axes.axhline(error, color=GREY, linestyle=":", zorder=0)
+        axes.plot(points["bytes"], points["mean"], color=GREY, linewidth=0.8, zorder=1)
+    points["colour"] = np.where(points["name"].isin(highlight), ORANGE, BLUE)
+    for colour, part in points.groupby("colour"):
+        axes.errorbar(
+            part["bytes"],
+            part["mean"],
+            part[["low", "high"]].to_numpy().T,
+            fmt="o",
+            capsize=3,
+            color=colour,
+        )
+    axes.margins(x=0.2, y=0.15)
+    _name_points(
+        axes,
+        dict(zip(points["name"], points[["bytes", "mean"]].to_numpy(), strict=True)),
+    )
     return axes
+
+
+# By what the name of a method begins with, and by what it contains.
+COLOURS = {
+    "plain": BLUE,
+    "biases": SKY,
+    "hashing": GREY,
+    "QR and MD": PINK,
+    "QR": ORANGE,
+    "MD": GREEN,
+}
+MARKERS = {"by hand": "s", "add": "^", "concatenate": "s"}
+
+
+def _curve(axes, method, points):
+    """Draw the models of one method."""
+    style = {
+        "color": next(
+            (COLOURS[each] for each in COLOURS if method.startswith(each)), PINK
+        ),
+        "marker": next((MARKERS[each] for each in MARKERS if each in method), "o"),
+        "markersize": 4,
+    }
+    both = points[points["on"] == "both"].sort_values("bytes")
+    axes.errorbar(
+        both["bytes"],
+        both["mean"],
+        both[["low", "high"]].to_numpy().T,
+        linestyle="-" if "biases" in method else "--",
+        linewidth=1.2,
+        label=method,
+        **style,
+    )
+    one = points[points["on"] != "both"]
+    axes.plot(one["bytes"], one["mean"], linestyle="", markerfacecolor="white", **style)
 
 
 def _name_points(axes, points):
@@ -296,109 +365,6 @@ def _name_points(axes, points):
         else:
             axes.add_artist(text)  # covered on every side: the last will have to do
         taken.append(box)
-
-
-# The first that a method's name begins with.
-FAMILIES = {"plain": BLUE, "biases": SKY, "hashing": GREY}
-FAMILIES |= {"QR and MD": PINK, "QR": ORANGE, "MD": GREEN}
-MARKERS = {"by hand": "s", "add": "^", "concatenate": "s"}
-
-
-def study(rows, live=(), published=()):
-    """Show the study: bytes against error, a curve for each method.
-
-    A curve joins the models with both tables shrunk, in a band from the least error of
-    all seeds to the greatest. It is dashed if the model has no biases. Models with one
-    table shrunk are hollow.
-
-    Args:
-        rows: rows of the study, a DataFrame, those of stage `"report"`.
-        live: the same, of models that were trained just now: crosses.
-        published: tuples of a label, bytes and an error: stars.
-    """
-    axes = _new_axes(height=5.2)
-    for method, models in rows.groupby("method", sort=False):
-        errors = models.groupby(["on", "name", "bytes"]).mae.agg(["mean", "min", "max"])
-        errors = errors.reset_index().sort_values("bytes")
-        family = next((name for name in FAMILIES if method.startswith(name)), None)
-        colour = FAMILIES.get(family, PINK)
-        marker = next((MARKERS[name] for name in MARKERS if name in method), "o")
-        both, one = errors[errors.on == "both"], errors[errors.on != "both"]
-        axes.plot(
-            *(both["bytes"], both["mean"]),
-            color=colour,
-            linestyle="-" if "biases" in method else "--",
-            marker=marker,
-            markersize=4,
-            linewidth=1.2,
-            label=method,
-        )
-        axes.fill_between(
-            *(both["bytes"], both["min"], both["max"]),
-            color=colour,
-            alpha=0.2,
-            linewidth=0,
-        )
-        axes.plot(
-            *(one["bytes"], one["mean"]),
-            color=colour,
-            linestyle="",
-            marker=marker,
-            markersize=4,
-            markerfacecolor="white",
-        )
-    if len(live):
-        axes.plot(live["bytes"], live["mae"], "kx", markersize=5, label="trained here")
-    for label, size, error in published:
-        axes.plot(size, error, "k*", markersize=8)
-        _annotate(axes, label, (size, error))
-    axes.set(xscale="log", xlabel="bytes of weights", ylabel="mean absolute error")
-    axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.figure.legend(
-        loc="outside lower center", ncols=3, frameon=False, fontsize="small"
-    )
-    return axes
-
-
-def _annotate(axes, text, point):
-    axes.annotate(
-        text, point, xytext=(7, 5), textcoords="offset points", fontsize="small"
-    )
-
-
-def ladder(rows, reference):
-    """Show how many bytes each step of a ladder takes, and its error.
-
-    Args:
-        rows: a DataFrame of `rung`, `bytes` and `mae`, a row for each run, the rungs in
-            their order.
-        reference: the rung whose error none should exceed: drawn as a line.
-    """
-    errors = rows.groupby("rung", sort=False).agg(
-        bytes=("bytes", "mean"),
-        mean=("mae", "mean"),
-        low=("mae", "min"),
-        high=("mae", "max"),
-    )
-    axes = _new_axes(height=4.2)
-    axes.axhline(errors["mean"][reference], color=GREY, linestyle=":", zorder=0)
-    axes.plot(errors["bytes"], errors["mean"], color=GREY, linewidth=0.8, zorder=1)
-    axes.errorbar(
-        errors["bytes"],
-        errors["mean"],
-        [errors["mean"] - errors["low"], errors["high"] - errors["mean"]],
-        fmt="o",
-        capsize=3,
-    )
-    axes.set(xscale="log", xlabel="bytes", ylabel="mean absolute error")
-    axes.invert_xaxis()
-    axes.margins(x=0.2, y=0.2)
-    axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    places = zip(errors["bytes"], errors["mean"], strict=True)
-    _name_points(axes, dict(zip(errors.index, places, strict=True)))
-    return axes
 
 
 def step_times(times):
@@ -454,7 +420,7 @@ def table(frame):
     """Show a table with its thousands set apart, and errors to four digits.
 
     Args:
-        frame: a DataFrame, such as `memembed.training.comparison` returns.
+        frame: a DataFrame, such as `memembed.training.summary` returns.
 
     Returns:
         A pandas `Styler`, which a notebook displays.

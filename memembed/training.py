@@ -1,288 +1,289 @@
-"""Train a rating model, evaluate it, and keep what a comparison needs of it."""
+"""Train a rating model, measure it, and keep one row of what was found."""
 
-import contextlib
-import json
+import functools
+import hashlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
 
 import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
 
+from memembed.models import input_dims, penalize
 from memembed.sizing import training_bytes
 
 
 @dataclass(frozen=True)
-class Result:
-    """One trained model: a row of a comparison.
+class Settings:
+    """How a model is trained. The defaults are those of the Keras example.
 
     Attributes:
-        name: what the comparison calls the model.
-        parameters: trainable parameters.
-        mse: mean squared error on the evaluation split.
-        mae: mean absolute error on the evaluation split.
-        seconds: wall-clock time of training.
-        seed: the seed of the weights and of the order of the batches.
-        history: per epoch, a list for each of `mse`, `mae`, `val_mse` and `val_mae`.
-        model: the trained model.
+        learning_rate: Adam's, in the first epoch.
+        schedule: `"constant"`, or `"cosine"`: the rate falls from epoch to epoch
+            towards 0 along half a cosine wave (Loshchilov and Hutter, SGDR, 2016,
+            arXiv:1608.03983, section 3).
+        epochs: passes over the training ratings.
+        batch_size: ratings per step.
+        l2: penalty on the squares of the embeddings that are looked up, see
+            `memembed.models.penalize`. 0 leaves the model's penalties as they are.
+        huber_delta: errors up to so many stars count by their square and larger ones
+            linearly: the Huber loss. None is the squared error.
+
+    Raises:
+        ValueError: `schedule` is neither of the two.
+
+    Example:
+        >>> Settings(0.01, "cosine", epochs=3).learning_rates.round(4).tolist()
+        [0.0093, 0.005, 0.0007]
+    """
+
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    epochs: int = 3
+    batch_size: int = 128
+    l2: float = 0.0
+    huber_delta: float | None = None
+
+    def __post_init__(self):
+        if self.schedule not in ("constant", "cosine"):
+            raise ValueError(
+                "`schedule` must be 'constant' or 'cosine'. "
+                f"Received: schedule={self.schedule!r}"
+            )
+
+    @property
+    def learning_rates(self):
+        """The learning rate of each epoch, an array."""
+        if self.schedule == "constant":
+            return np.full(self.epochs, self.learning_rate)
+        middles = (np.arange(self.epochs) + 0.5) / self.epochs
+        return self.learning_rate * (1 + np.cos(np.pi * middles)) / 2
+
+
+EXAMPLE = Settings()  # the Keras example's own
+
+
+@dataclass(frozen=True)
+class Result:
+    """One model and its errors: a row of every table, and a point of every figure.
+
+    Attributes:
+        name: what the model is called.
+        dataset: the name of the ratings.
+        split: a hash of which rating is in which part: see `split_hash`.
+        seed: the seed of the initial weights and of the order of the ratings.
+        settings: how it was trained, or None.
+        parameters: how many numbers its weights are.
+        bytes: what its weights take, each in the type that it has.
+        training_bytes: what training it with Adam holds: weights, gradients and slots.
+        seconds: wall-clock time of training, or None.
+        val_mse: mean squared error on the validation part.
+        val_mae: mean absolute error on the validation part.
+        mse: mean squared error on the evaluation part, or None.
+        mae: mean absolute error on the evaluation part, or None.
+        versions: of the packages that the result depends on.
+        history: for each epoch, a list of `mse`, `mae`, `val_mse` and `val_mae`.
+        model: the model.
     """
 
     name: str
-    parameters: int
-    mse: float
-    mae: float
-    seconds: float
+    dataset: str
+    split: str
     seed: int
-    history: dict = field(repr=False)
-    model: keras.Model = field(repr=False)
+    settings: Settings | None
+    parameters: int
+    bytes: int
+    training_bytes: int
+    seconds: float | None
+    val_mse: float
+    val_mae: float
+    mse: float | None
+    mae: float | None
+    versions: str
+    history: dict | None = field(default=None, repr=False)
+    model: keras.Model | None = field(default=None, repr=False)
 
-    @property
-    def weight_bytes(self):
-        """Bytes of the weights in float32."""
-        return self._memory["weights"]
-
-    @property
-    def training_bytes(self):
-        """Bytes of the weights, their gradients and Adam's two slots."""
-        return self._memory["total"]
-
-    @property
-    def _memory(self):
-        # Adam's slots do not depend on how the parameters are shaped.
-        return training_bytes([(self.parameters,)], optimizer="adam")
+    def row(self):
+        """Return a flat dict of `RESULT_COLUMNS`, without history and model."""
+        settings = asdict(self.settings) if self.settings else {}
+        values = {name: getattr(self, name, None) for name in RESULT_COLUMNS}
+        return values | settings
 
 
-def train(
-    model,
-    data,
-    *,
-    epochs=3,
-    batch_size=128,
-    learning_rate=1e-3,
-    loss="mse",
-    verbose=False,
-):
-    """Fit `model` on the training split with Adam.
+RESULT_COLUMNS = [
+    column
+    for each in fields(Result)[:-2]
+    for column in (
+        [setting.name for setting in fields(Settings)]
+        if each.name == "settings"
+        else [each.name]
+    )
+]
 
-    The defaults are the settings of the Keras example. The result is that of
-    `model.compile` and `model.fit` with these settings, sooner: see `EpochLoop`.
+
+def train(model, data, settings=EXAMPLE, *, compiled=None, on_epoch_end=None):
+    """Train `model` with Adam, in the order that Keras's `fit` would take.
+
+    The result is that of `model.compile` and `model.fit`, sooner: see
+    `compile_epoch`. As in `fit` on TensorFlow after `keras.utils.set_random_seed`, the
+    ratings are put in one random order, which is the same in every epoch.
 
     Args:
-        model: a rating model of `memembed.models`.
+        model: a functional model from `{"user": ..., "movie": ...}` to ratings, such as
+            those of `memembed.models`.
         data: `memembed.data.RatingData`.
-        epochs: passes over the training split, in a new random order each time.
-        batch_size: ratings per step.
-        learning_rate: Adam's: a number, or one for each epoch.
-        loss: a Keras loss, or its name.
-        verbose: whether to print a line per epoch.
+        settings: `Settings`.
+        compiled: a dict that keeps what is compiled. Pass the same one to train several
+            models that differ in nothing but their weights: compiling takes as long as
+            an epoch or two. Default: compile, and keep nothing.
+        on_epoch_end: a function that is called with the number of the epoch, from 0,
+            and a dict of its errors, such as `print_epoch`.
 
     Returns:
-        A dict, per epoch, of the training errors `mse` and `mae`, of the validation
-        errors `val_mse` and `val_mae`, and of the `learning_rate`.
+        A dict of lists, with an entry for each epoch: the training errors `mse` and
+        `mae`, and the validation errors `val_mse` and `val_mae`.
+
+    Raises:
+        ValueError: an id is outside the vocabulary of the model's embedding.
     """
-    loop = _loop_for(model, batch_size, keras.losses.get(loss))
-    rates = np.broadcast_to(learning_rate, epochs)
-    loop.begin(model)
-    callbacks = [
-        keras.callbacks.LearningRateScheduler(lambda epoch: float(rates[epoch])),
-        Validation(loop.model, data.validation),
-    ]
-    if verbose:
-        callbacks.append(EpochLine())
-    with _no_retracing_warning():
-        history = loop.fit(
-            _epoch_as_batch(data.train),
-            epochs=epochs,
-            shuffle=False,  # the dataset does that itself
-            callbacks=callbacks,
-            verbose=0,
-        ).history
-    model.set_weights(loop.model.get_weights())
+    for part in (data.train, data.validation):
+        check_ids(model, part)
+    if settings.l2:
+        penalize(model, settings.l2)
+    order = tf.random.shuffle(tf.range(len(data.train), dtype="int64"), seed=0)
+    inputs = {name: tf.gather(ids, order) for name, ids in data.train.inputs.items()}
+    ratings = tf.gather(data.train.rating, order)
+
+    compiled = {} if compiled is None else compiled
+    how = int(settings.batch_size), settings.huber_delta
+    key = (model.to_json(), *how)
+    if key not in compiled:
+        compiled[key] = compile_epoch(keras.models.clone_model(model), *how)
+    twin, optimizer, run = compiled[key]
+    twin.set_weights(model.get_weights())
+    for variable in optimizer.variables:
+        variable.assign(keras.ops.zeros_like(variable))
+    history = {name: [] for name in ("mse", "mae", "val_mse", "val_mae")}
+    for epoch, rate in enumerate(settings.learning_rates):
+        optimizer.learning_rate = rate
+        errors = {name: float(error) for name, error in run(inputs, ratings).items()}
+        validation = evaluate(twin, data.validation)
+        errors |= {f"val_{name}": error for name, error in validation.items()}
+        for name, error in errors.items():
+            history[name].append(error)
+        if on_epoch_end:
+            on_epoch_end(epoch, errors)
+    model.set_weights(twin.get_weights())
     return history
 
 
-def cosine(learning_rate, epochs):
-    """Return a learning rate for each epoch, which falls from this one towards zero.
-
-    Args:
-        learning_rate: the rate to begin with.
-        epochs: how many epochs there are.
-
-    Returns:
-        An array of shape `(epochs,)`: the cosine's half wave at the middle of each.
-
-    Example:
-        >>> cosine(0.01, epochs=3).round(4).tolist()
-        [0.0093, 0.005, 0.0007]
-
-    References:
-        Loshchilov and Hutter, SGDR, 2016, arXiv:1608.03983, section 3.
-    """
-    middles = (np.arange(epochs) + 0.5) / epochs
-    return learning_rate * (1 + np.cos(np.pi * middles)) / 2
-
-
-def _epoch_as_batch(examples):
-    """Return a dataset of one batch: all examples, in a new random order each time.
-
-    It is what `fit` makes of arrays itself, but for one option: TensorFlow's autotuning
-    of a dataset waits in a thread, longer each time, and at the end of an epoch that
-    thread has to be waited for, for up to as long as the epoch took.
-    """
-    arrays = tf.nest.map_structure(
-        tf.convert_to_tensor, (examples.inputs, examples.rating)
+def print_epoch(epoch, errors):
+    """Print one line about an epoch, for `train`."""
+    print(
+        f"epoch {epoch + 1}: training MSE {errors['mse']:.4f}, "
+        f"validation MSE {errors['val_mse']:.4f}, MAE {errors['val_mae']:.4f}"
     )
 
-    def shuffled(_):
-        rows = tf.random.shuffle(tf.range(len(examples), dtype="int64"))
-        return tf.nest.map_structure(lambda array: tf.gather(array, rows), arrays)
 
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return tf.data.Dataset.range(1).map(shuffled).with_options(options)
+def check_ids(model, examples):
+    """Check that every id has a row in the model's embeddings.
 
+    An id without a row would make the loss NaN, and after one step all weights that ids
+    share.
 
-_loops = {}
-MOST_LOOPS = 8  # each keeps a model's weights and slots
+    Args:
+        model: a functional model.
+        examples: `memembed.data.Examples`.
 
-
-def _loop_for(model, batch_size, loss):
-    """Return a loop for models like this one, compiled already if there was one.
-
-    Compiling takes as long as an epoch or two, and is the same for every seed.
+    Raises:
+        ValueError: an id is negative or too large.
     """
-    structure = model.to_json()
-    # Two models are alike whatever Keras called their layers.
-    for i, layer in enumerate([model, *model.layers]):
-        structure = structure.replace(json.dumps(layer.name), f'"#{i}"')
-    key = structure, batch_size, loss
-    if key not in _loops:
-        _loops[key] = EpochLoop(keras.models.clone_model(model), batch_size, loss)
-        if len(_loops) > MOST_LOOPS:
-            del _loops[next(iter(_loops))]
-    return _loops[key]
+    for name, input_dim in input_dims(model):
+        ids = examples.inputs[name]
+        for id in (ids.min(initial=0), ids.max(initial=0)):
+            if not 0 <= id < input_dim:
+                raise ValueError(
+                    f"`data` must hold ids from 0 to {input_dim - 1} for the input "
+                    f"{name!r}, because the model's embedding has {input_dim} of them. "
+                    f"Received: the id {id}"
+                )
 
 
-@contextlib.contextmanager
-def _no_retracing_warning():
-    """Keep TensorFlow from taking several models in a row for a mistake.
-
-    Each is traced once and called a few times, an epoch at a time. That looks to it
-    like one function that is traced again and again.
-    """
-
-    def other(record):
-        return "triggered tf.function retracing" not in record.getMessage()
-
-    logger = tf.get_logger()
-    logger.addFilter(other)
-    try:
-        yield
-    finally:
-        logger.removeFilter(other)
-
-
-class EpochLoop(keras.Model):
-    """Wraps a model so that one call of `train_step` trains for a whole epoch.
+def compile_epoch(model, batch_size, huber_delta):
+    """Compile a function that trains a model for one epoch.
 
     A step on 128 ratings is so short that calling it from Python, and handing the
-    tables to and from the compiled step, takes longer than the step itself. `fit`
-    therefore passes the whole epoch, in its random order, as one batch, and the loop
-    over the real batches is compiled with everything in it.
+    tables to and from the compiled step, takes longer than the step itself. So the loop
+    over the batches is compiled together with the step, and called once an epoch.
 
-    One thing differs from plain `fit`: on TensorFlow, Keras hands Adam a sparse
+    Two things differ from plain `fit`. On TensorFlow, Keras hands Adam a sparse
     gradient, in which a row that the batch looks up twice has two entries, and Adam
     adds up their squares. Here they are added before they are squared, as on JAX and
-    Torch. The trained model's error changes by far less than it does between seeds.
+    Torch. And the last batch of an epoch is filled up with copies of the last rating,
+    which weigh nothing in the error, but do count in the mean of the penalties. The
+    trained model's error changes by far less than it does between seeds.
+
+    Args:
+        model: the model to be trained.
+        batch_size: ratings per step.
+        huber_delta: see `Settings`.
+
+    Returns:
+        The model, a built Adam, and a function of a dict of all inputs and an array of
+        all ratings. It trains on them in this order, and returns the errors `mse` and
+        `mae` of the predictions that it made on the way.
     """
+    variables = model.trainable_variables
+    optimizer = keras.optimizers.Adam()
+    optimizer.build(variables)
+    loss_of = (
+        keras.losses.MeanSquaredError()
+        if huber_delta is None
+        else keras.losses.Huber(huber_delta)
+    )
 
-    def __init__(self, model, batch_size, loss):
-        super().__init__()
-        self.model = model
-        self.batch_size = int(batch_size)  # not NumPy's: TensorFlow would not mix them
-        self.compile(keras.optimizers.Adam(), loss, jit_compile=True)
-        self.optimizer.build(model.trainable_variables)  # else it is traced twice
+    def step(inputs, ratings, weights):
+        with tf.GradientTape() as tape:
+            predictions = model(inputs, training=True)
+            loss = loss_of(ratings, predictions, weights) + sum(model.losses)
+        # Adam moves every row, whatever the batch looked up: a dense gradient loses
+        # nothing.
+        gradients = map(tf.convert_to_tensor, tape.gradient(loss, variables))
+        optimizer.apply(list(gradients), variables)
+        return predictions - ratings
 
-    def begin(self, model):
-        """Start from this model's weights, with an Adam that has seen nothing."""
-        self.model.set_weights(model.get_weights())
-        for variable in self.optimizer.variables:
-            variable.assign(keras.ops.zeros_like(variable))
+    @tf.function(jit_compile=True)
+    def run(inputs, ratings):
+        count = len(ratings)
+        size = min(batch_size, count)
 
-    def call(self, inputs, training=None):
-        return self.model(inputs, training=training)
-
-    def train_step(self, data):
-        count = tf.shape(data[1])[0]
-        size = tf.minimum(self.batch_size, count)
-        steps = -(-count // size)
-
-        def step(i, squared, absolute):
-            # The last batch is filled up with ratings that weigh nothing. It could be a
-            # shorter one instead, but then all of the step would be compiled twice.
+        def next_batch(i, squared, absolute):
+            # The last batch is filled up with ratings that weigh nothing. Were it
+            # shorter instead, all of the step would be compiled twice.
             rows = i * size + tf.range(size)
             known = tf.cast(rows < count, "float32")[:, None]
-            inputs, ratings = tf.nest.map_structure(
-                lambda array: tf.gather(array, tf.minimum(rows, count - 1)), data
+            rows = tf.minimum(rows, count - 1)
+            errors = step(
+                {name: tf.gather(ids, rows) for name, ids in inputs.items()},
+                tf.gather(ratings, rows)[:, None],
+                known / tf.reduce_mean(known),
             )
-            ratings = tf.reshape(ratings, (-1, 1))
-            errors = self._step(inputs, ratings, known / tf.reduce_mean(known))
             squared += tf.reduce_sum(known * errors**2)
             absolute += tf.reduce_sum(known * tf.abs(errors))
             return i + 1, squared, absolute
 
         _, squared, absolute = tf.while_loop(
-            lambda i, *_: i < steps, step, (0, 0.0, 0.0)
+            lambda i, *_: i < -(-count // size), next_batch, (0, 0.0, 0.0)
         )
-        count = tf.cast(count, "float32")
         return {"mse": squared / count, "mae": absolute / count}
 
-    def _step(self, inputs, ratings, weights):
-        with tf.GradientTape() as tape:
-            predictions = self(inputs, training=True)
-            loss = self.compute_loss(inputs, ratings, predictions, weights)
-        gradients = tape.gradient(loss, self.trainable_variables)
-        # Adam moves every row, whatever the batch looked up: nothing is lost.
-        dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
-        self.optimizer.apply(dense, self.trainable_variables)
-        return predictions - ratings
-
-
-class Validation(keras.callbacks.Callback):
-    """Adds the validation errors to what is known of an epoch.
-
-    `fit` would compile a step for them, which takes longer than the few times that it
-    runs.
-    """
-
-    def __init__(self, model, examples):
-        super().__init__()
-        self.trained = model
-        self.examples = examples
-
-    def on_epoch_end(self, epoch, logs=None):
-        errors = evaluate(self.trained, self.examples)
-        logs.update({f"val_{name}": value for name, value in errors.items()})
-
-
-class EpochLine(keras.callbacks.Callback):
-    """Prints one line when an epoch ends."""
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.start = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        print(
-            f"epoch {epoch + 1}/{self.params['epochs']}: "
-            f"training MSE {logs['mse']:.4f}, validation MSE {logs['val_mse']:.4f}, "
-            f"validation MAE {logs['val_mae']:.4f}, "
-            f"{time.perf_counter() - self.start:.1f} s"
-        )
+    return model, optimizer, run
 
 
 def evaluate(model, examples):
-    """Return the model's errors on one split of the data.
+    """Return the model's errors on one part of the ratings.
 
     Args:
         model: a rating model.
@@ -293,19 +294,31 @@ def evaluate(model, examples):
     """
     predictions = keras.ops.convert_to_numpy(model(examples.inputs, training=False))
     errors = predictions[:, 0].astype("float64") - examples.rating
-    return {"mse": np.mean(errors**2), "mae": np.mean(np.abs(errors))}
+    return {"mse": float(np.mean(errors**2)), "mae": float(np.mean(np.abs(errors)))}
 
 
-def experiment(name, build, data, *, seed=0, verbose=True, **settings):
-    """Build a model, train it, and evaluate it once on the evaluation split.
+def experiment(
+    name,
+    build,
+    data,
+    settings=EXAMPLE,
+    *,
+    seed=0,
+    compiled=None,
+    evaluation=True,
+    verbose=True,
+):
+    """Build a model, train it and measure it.
 
     Args:
-        name: what the comparison calls the model.
+        name: what the model is called.
         build: a function without arguments that returns a new rating model.
         data: `memembed.data.RatingData`.
-        seed: seed of the initial weights and of the order of the batches.
-        verbose: whether to print a line when done.
-        **settings: arguments of `train`.
+        settings: `Settings`.
+        seed: seed of the initial weights and of the order of the ratings.
+        compiled: see `train`.
+        evaluation: whether to look at the evaluation part.
+        verbose: whether to print the result.
 
     Returns:
         A `Result`.
@@ -313,56 +326,134 @@ def experiment(name, build, data, *, seed=0, verbose=True, **settings):
     keras.utils.set_random_seed(seed)
     model = build()
     start = time.perf_counter()
-    history = train(model, data, **settings)
-    seconds = time.perf_counter() - start
+    history = train(model, data, settings, compiled=compiled)
+    return measure(
+        name,
+        model,
+        data,
+        settings=settings,
+        seed=seed,
+        seconds=round(time.perf_counter() - start, 2),
+        history=history,
+        evaluation=evaluation,
+        verbose=verbose,
+    )
+
+
+def measure(
+    name,
+    model,
+    data,
+    *,
+    settings=None,
+    seed=0,
+    seconds=None,
+    history=None,
+    evaluation=True,
+    verbose=True,
+):
+    """Measure a model that is there already.
+
+    Args:
+        name: what the model is called.
+        model: a rating model.
+        data: `memembed.data.RatingData`.
+        settings: `Settings` that it was trained with, if they are to be kept.
+        seed: the seed that it was trained with.
+        seconds: how long its training took.
+        history: what `train` returned.
+        evaluation: whether to look at the evaluation part.
+        verbose: whether to print the result.
+
+    Returns:
+        A `Result`.
+    """
+    validation = evaluate(model, data.validation)
+    errors = evaluate(model, data.evaluation) if evaluation else {}
+    shapes = [weight.shape for weight in model.trainable_weights]
     result = Result(
         name=name,
-        parameters=model.count_params(),
-        seconds=seconds,
+        dataset=data.dataset,
+        split=split_hash(data),
         seed=seed,
+        settings=settings,
+        parameters=model.count_params(),
+        bytes=sum(weight.nbytes for weight in model.get_weights()),
+        training_bytes=training_bytes(shapes)["total"],
+        seconds=seconds,
+        val_mse=validation["mse"],
+        val_mae=validation["mae"],
+        mse=errors.get("mse"),
+        mae=errors.get("mae"),
+        versions=versions("memembed", "keras", "tensorflow", "numpy"),
         history=history,
         model=model,
-        **evaluate(model, data.evaluation),
     )
     if verbose:
         print(
-            f"{name}: {result.parameters:,} parameters, MSE {result.mse:.4f}, "
-            f"MAE {result.mae:.4f}, {seconds:.0f} s"
+            f"{name}: {result.bytes:,} bytes, MSE {result.mse:.4f}, "
+            f"MAE {result.mae:.4f}" + (f", {seconds:.0f} s" if seconds else "")
         )
     return result
 
 
-def comparison(results):
-    """Return a table of the results, a row for each model in their order.
-
-    Results of one name, from several seeds, become one row: their mean, and the
-    standard deviation of the errors between the seeds.
+def summary(rows, by="name"):
+    """Take the seeds of each model together.
 
     Args:
-        results: `Result` objects.
+        rows: `Result` objects, or a DataFrame of stored rows.
+        by: the columns that tell one model from another.
 
     Returns:
-        A DataFrame indexed by name. Its columns are the parameters, the weights and
-        the training memory in kB, the seconds of training, MSE and MAE, and where
-        there are several seeds, the deviation of each error.
+        A DataFrame indexed by them, the models in their order. Its columns are the
+        means over the seeds: parameters, kilobytes of the weights and of training,
+        seconds, MSE and MAE; and where there are several seeds, the standard deviation
+        of each error. What the rows do not hold is left out.
     """
-    runs = pd.DataFrame(
-        {
-            "model": result.name,
-            "parameters": result.parameters,
-            "weights, kB": result.weight_bytes / 1000,
-            "training, kB": result.training_bytes / 1000,
-            "seconds": result.seconds,
-            "MSE": result.mse,
-            "MAE": result.mae,
-        }
-        for result in results
-    ).groupby("model", sort=False)
-    table = runs.mean()
-    whole = ["parameters", "weights, kB", "training, kB", "seconds"]
-    table[whole] = table[whole].round().astype("int64")
-    for error in ("MSE", "MAE"):
-        deviation = runs[error].std()
+    models = as_frame(rows).groupby(by, sort=False)
+    table = pd.DataFrame(index=models.size().index)
+    for column, title, unit in (
+        ("parameters", "parameters", 1),
+        ("bytes", "weights, kB", 1000),
+        ("training_bytes", "training, kB", 1000),
+        ("seconds", "seconds", 1),
+    ):
+        if column in models.obj and models.obj[column].notna().all():
+            table[title] = (models[column].mean() / unit).round().astype("int64")
+    for error in ("mse", "mae"):
+        table[error.upper()] = models[error].mean()
+        deviation = models[error].std()
         if deviation.notna().any():
-            table.insert(table.columns.get_loc(error) + 1, f"{error} ±", deviation)
+            table[f"{error.upper()} ±"] = deviation
     return table
+
+
+def as_frame(rows):
+    """Return rows as a DataFrame.
+
+    Args:
+        rows: `Result` objects, or a DataFrame, which is returned as it is.
+    """
+    if isinstance(rows, pd.DataFrame):
+        return rows
+    return pd.DataFrame([result.row() for result in rows], columns=RESULT_COLUMNS)
+
+
+@functools.lru_cache(maxsize=4)
+def split_hash(data):
+    """Return a hash of which rating is in which part, and of the order of the ids.
+
+    Args:
+        data: `memembed.data.RatingData`.
+    """
+    found = hashlib.sha256()
+    for part in (data.train, data.validation, data.evaluation):
+        found.update(np.ascontiguousarray(part.user, "<i4"))
+        found.update(np.ascontiguousarray(part.movie, "<i4"))
+        found.update(np.ascontiguousarray(part.rating, "<f4"))
+    return found.hexdigest()[:16]
+
+
+def versions(*packages):
+    """Name the installed versions of these packages, in one line."""
+    return ", ".join(f"{package} {version(package)}" for package in packages)

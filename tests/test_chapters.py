@@ -29,7 +29,7 @@ BOOTSTRAP = """\
 try:
     import memembed
 except ImportError:  # on Colab, which opens the notebook alone
-    %pip install -q "memembed @ git+https://github.com/{address}"
+    %pip install -q "memembed[chapters] @ git+https://github.com/{address}"
 """
 LONGEST_CELL, MEDIAN_CELL = 15, 6
 

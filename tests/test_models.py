@@ -4,7 +4,14 @@ import pytest
 
 from memembed import models
 from memembed.layers import HashEmbedding, LowBitEmbedding, MDEmbedding, QREmbedding
-from memembed.models import LookupL2, bias_model, dot_product_model, embeddings_of
+from memembed.models import (
+    LookupL2,
+    bias_model,
+    dot_product_model,
+    embeddings_of,
+    input_dims,
+    penalize,
+)
 
 INPUTS = {"user": np.array([0, 4, 2]), "movie": np.array([1, 1, 6])}
 
@@ -101,9 +108,41 @@ def test_embeddings_of_a_model_and_of_its_copies(biases, tmp_path):
         assert sizes == {name: layer.input_dim for name, layer in found.items()}
 
 
-def test_other_models_have_no_embeddings():
-    with pytest.raises(ValueError, match=r"must be made by.*Received.*user_bias"):
-        embeddings_of(bias_model(5, 7))
+@pytest.mark.parametrize(
+    "model",
+    [
+        keras.Sequential(
+            [keras.Input((3,)), keras.layers.Dense(1, name="dot_product")]
+        ),
+        keras.Sequential([keras.layers.Embedding(3, 1)]),
+    ],
+)
+def test_other_models_have_no_embeddings(model):
+    with pytest.raises(ValueError, match=r"`model` must be .*Received"):
+        embeddings_of(model)
+
+
+def test_the_vocabulary_of_each_input():
+    model = dot_product_model(
+        QREmbedding(5, 3), MDEmbedding([2, 5], [3, 1], 3), biases=True
+    )
+    expected = [("movie", 7), ("movie", 7), ("user", 5), ("user", 5)]
+    assert sorted(input_dims(model)) == expected
+
+
+def test_a_bias_is_penalised_by_a_twelfth():
+    tables = keras.layers.Embedding(5, 3), keras.layers.Embedding(7, 3)
+    model = dot_product_model(*tables, biases=True)
+    penalize(model, 0.12)
+    strengths = {
+        name: layer.activity_regularizer.l2
+        for name, layer in embeddings_of(model).items()
+    }
+    assert strengths == pytest.approx(
+        {"user": 0.12, "movie": 0.12, "user_bias": 0.01, "movie_bias": 0.01}
+    )
+    penalize(floor := bias_model(5, 7), 0.12)
+    assert floor.get_layer("movie_bias").activity_regularizer.l2 == pytest.approx(0.01)
 
 
 def test_bias_model_of_layers():

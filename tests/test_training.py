@@ -1,12 +1,27 @@
+import dataclasses
+
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 
 from memembed.data import prepare, synthetic_ratings
 from memembed.layers import MDEmbedding, QREmbedding
-from memembed.models import bias_model, dot_product_model
-from memembed.training import Result, comparison, evaluate, experiment, train
+from memembed.models import bias_model, dot_product_model, embeddings_of
+from memembed.training import (
+    RESULT_COLUMNS,
+    Settings,
+    evaluate,
+    experiment,
+    measure,
+    print_epoch,
+    split_hash,
+    summary,
+    train,
+)
+
+SHORT = Settings(epochs=1)
 
 
 @pytest.fixture(scope="module")
@@ -43,118 +58,112 @@ class Plain(keras.Model):
         return self.compute_metrics(inputs, ratings, predictions)
 
 
-@pytest.mark.parametrize("batch_size", [128, np.int64(100), 4000])
-def test_train_equals_fit(data, batch_size):
-    # 1,600 ratings: 12 batches of 128 and a rest, 16 of 100, one of fewer than 4,000.
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(0.01, "cosine", epochs=3),  # 1,600 ratings: 12 batches and a rest
+        Settings(0.01, epochs=2, batch_size=np.int64(100), l2=0.05, huber_delta=0.1),
+        Settings(0.01, epochs=2, batch_size=4000),
+    ],
+    ids=["cosine", "no rest, l2, Huber", "less than a batch"],
+)
+def test_train_equals_fit(data, settings):
     assert len(data.train) == 1600
     keras.utils.set_random_seed(0)
     model = build()
-    history = train(model, data, epochs=3, batch_size=batch_size, learning_rate=0.01)
+    history = train(model, data, settings)
 
     keras.utils.set_random_seed(0)
     expected = build()
+    if settings.l2:
+        for name, layer in embeddings_of(expected).items():
+            strength = settings.l2 / 12 if name.endswith("bias") else settings.l2
+            layer.activity_regularizer = keras.regularizers.L2(strength)
     plain = Plain(expected)
-    plain.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mse", "mae"])
+    loss = keras.losses.Huber(settings.huber_delta) if settings.huber_delta else "mse"
+    plain.compile(keras.optimizers.Adam(), loss, metrics=["mse", "mae"])
+    rates = settings.learning_rates
     expected_history = plain.fit(
         data.train.inputs,
         data.train.rating,
-        batch_size=batch_size,
-        epochs=3,
+        batch_size=int(settings.batch_size),
+        epochs=settings.epochs,
+        callbacks=[keras.callbacks.LearningRateScheduler(lambda e: float(rates[e]))],
         validation_data=(data.validation.inputs, data.validation.rating),
         verbose=0,
     ).history
-    assert history.pop("learning_rate") == pytest.approx([0.01] * 3)
     for name, values in history.items():
         np.testing.assert_allclose(values, expected_history[name], rtol=1e-4)
     for ours, theirs in zip(model.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
-def test_a_loss_and_a_rate_for_each_epoch(data):
-    losses = [keras.losses.Huber(delta) for delta in (0.1, 0.2)]  # alike in JSON
-    rates = [0.01, 0.001]
-    weights = []
-    for loss in losses:
-        keras.utils.set_random_seed(0)
-        model = build()
-        history = train(model, data, epochs=2, learning_rate=rates, loss=loss)
-        assert history["learning_rate"] == pytest.approx(rates)
-        weights.append(np.concatenate([w.ravel() for w in model.get_weights()]))
-
-        keras.utils.set_random_seed(0)
-        expected = build()
-        plain = Plain(expected)
-        plain.compile(keras.optimizers.Adam(), loss)
-        plain.fit(
-            data.train.inputs,
-            data.train.rating,
-            batch_size=128,
-            epochs=2,
-            callbacks=[keras.callbacks.LearningRateScheduler(lambda e: rates[e])],
-            verbose=0,
-        )
-        for ours, theirs in zip(
-            model.get_weights(), expected.get_weights(), strict=True
-        ):
-            np.testing.assert_allclose(ours, theirs, atol=1e-3)
-    assert abs(weights[0] - weights[1]).max() > 1e-3
+def test_an_unknown_schedule():
+    with pytest.raises(ValueError, match=r"`schedule` must be .*schedule='linear'"):
+        Settings(schedule="linear")
 
 
-def test_what_a_regularizer_adds_is_minimised(data):
-    sizes = []
-    for penalty in (None, keras.regularizers.L2(1.0)):
-        keras.utils.set_random_seed(0)
-        users = keras.layers.Embedding(60, 4, activity_regularizer=penalty)
-        train(dot_product_model(users, keras.layers.Embedding(50, 4)), data)
-        sizes.append(np.abs(users.get_weights()[0]).mean())
-    assert sizes[1] < 0.5 * sizes[0]
-
-
-def test_a_second_model_trains_as_the_first_one_did(data):
-    """It uses what was compiled for the first, but none of its weights and slots."""
-    weights, histories = [], []
-    for learning_rate in (0.02, 0.01, 0.01):
+def test_what_was_compiled_serves_models_that_are_alike(data):
+    """They share none of their weights and slots, and no other model is served."""
+    compiled, models, histories = {}, [], []
+    for rate in (0.02, 0.01, 0.01):
         keras.utils.set_random_seed(1)
-        model = build()
-        histories.append(train(model, data, epochs=2, learning_rate=learning_rate))
-        weights.append(model)
+        models.append(bias_model(60, 50))
+        settings = Settings(rate, epochs=2)
+        histories.append(train(models[-1], data, settings, compiled=compiled))
+    assert len(compiled) == 1
     assert histories[1] == histories[2] != histories[0]
-    weights = [model.get_weights() for model in weights]
-    for first, second in zip(weights[1], weights[2], strict=True):
+    for first, second in zip(*(m.get_weights() for m in models[1:]), strict=True):
         np.testing.assert_array_equal(first, second)
-    assert any((a != b).any() for a, b in zip(weights[0], weights[1], strict=True))
+    assert evaluate(models[0], data.validation)["mse"] == histories[0]["val_mse"][-1]
+    for other in (Settings(huber_delta=0.1, epochs=1), Settings(l2=0.1, epochs=1)):
+        train(bias_model(60, 50), data, other, compiled=compiled)
+    assert len(compiled) == 3
 
 
-def test_a_model_of_another_structure_has_a_loop_of_its_own(data):
-    """Two that differ in which table is whose, and in nothing else."""
-    for swap in (False, True):
-        keras.utils.set_random_seed(0)
-        tables = [keras.layers.Embedding(60, 3), keras.layers.Embedding(60, 3)]
-        inputs = {
-            name: keras.Input((), dtype="int32", name=name)
-            for name in ("user", "movie")
+class Doubled(keras.layers.Layer):
+    """A reader's own layer, which Keras has not been told of."""
+
+    def __init__(self, input_dim, output_dim, **kwargs):
+        super().__init__(**kwargs)
+        self.input_dim, self.output_dim = input_dim, output_dim
+        self.table = keras.layers.Embedding(input_dim, output_dim)
+
+    def build(self, input_shape=None):
+        self.table.build()
+
+    def call(self, ids):
+        return 2 * self.table(ids)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            **{"input_dim": self.input_dim, "output_dim": self.output_dim},
         }
-        rows = [
-            table(each) for table, each in zip(tables, inputs.values(), strict=True)
-        ]
-        score = keras.layers.Subtract()(rows[::-1] if swap else rows)
-        model = keras.Model(inputs, keras.layers.Dense(1)(score))
-        before = evaluate(model, data.validation)["mse"]
-        history = train(model, data, epochs=3, learning_rate=0.05)
-        assert history["val_mse"][-1] < 0.9 * before
-        assert evaluate(model, data.validation)["mse"] == history["val_mse"][-1]
+
+
+def test_a_readers_own_layer_is_trained(data):
+    model = dot_product_model(Doubled(60, 4), Doubled(50, 4))
+    before = evaluate(model, data.validation)["mse"]
+    history = train(model, data, Settings(0.05, epochs=3))
+    assert history["val_mse"][-1] < 0.9 * before
+    assert evaluate(model, data.validation)["mse"] == history["val_mse"][-1]
+
+
+def test_ids_that_the_model_does_not_know_are_refused(data):
+    before = (model := bias_model(60, 49)).get_weights()
+    with pytest.raises(ValueError, match=r"from 0 to 48 .*'movie'.*the id 49"):
+        train(model, data, SHORT)
+    negative = dataclasses.replace(data.validation, user=data.validation.user - 60)
+    with pytest.raises(ValueError, match=r"from 0 to 59 .*'user'.*the id -"):
+        train(bias_model(60, 50), dataclasses.replace(data, validation=negative))
+    for weights, same in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weights, same)
 
 
 def test_training_beats_the_mean(data):
-    result = experiment(
-        "biases",
-        lambda: bias_model(60, 50),
-        data,
-        epochs=20,
-        learning_rate=0.05,
-        batch_size=32,
-        verbose=False,
-    )
+    settings = Settings(0.05, epochs=20, batch_size=32)
+    result = experiment("b", lambda: bias_model(60, 50), data, settings, verbose=False)
     mean_error = np.mean((data.evaluation.rating - data.train.rating.mean()) ** 2)
     assert result.mse < 0.95 * mean_error
 
@@ -167,68 +176,85 @@ def test_evaluate(data):
     )
 
 
-def test_experiment_is_reproducible_and_says_what_it_did(data, capsys):
+def test_an_experiment_is_reproducible_and_becomes_a_row(data, capsys):
     first, again, other = (
-        experiment("QR and MD", build, data, seed=seed, epochs=1) for seed in (3, 3, 4)
+        experiment("QR and MD", build, data, SHORT, seed=seed) for seed in (3, 3, 4)
     )
-    assert first.mse == again.mse != other.mse
-    assert first.history == again.history
-    assert first.parameters == build().count_params()
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert (first.mse, first.history) == (again.mse, again.history)
+    assert first.mse != other.mse
     assert first.mse == evaluate(first.model, data.evaluation)["mse"]
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3
-    assert lines[0].startswith(f"QR and MD: {first.parameters:,} parameters, MSE")
+    assert first.val_mse == first.history["val_mse"][-1]
+    row = first.row()
+    assert list(row) == RESULT_COLUMNS
+    parameters = build().count_params()
+    expected = {"name": "QR and MD", "seed": 3, "epochs": 1, "parameters": parameters}
+    expected |= {"bytes": 4 * parameters, "training_bytes": 16 * parameters}
+    assert expected.items() <= row.items()
 
 
-def test_verbose_training_prints_a_line_per_epoch(data, capsys):
-    history = train(build(), data, epochs=2, verbose=True)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
-    assert f"validation MSE {history['val_mse'][1]:.4f}" in lines[1]
+def test_a_model_can_be_chosen_without_a_look_at_the_evaluation_part(data):
+    result = measure("b", bias_model(60, 50), data, evaluation=False, verbose=False)
+    assert (result.mse, result.mae, result.seconds) == (None, None, None)
+    assert result.val_mse > 0
+    assert result.row()["learning_rate"] is None
 
 
-def test_training_is_silent_by_default(data, capsys):
-    train(build(), data, epochs=1)
+def test_an_epoch_can_be_printed(data, capsys):
+    train(bias_model(60, 50), data, Settings(epochs=2))
     assert capsys.readouterr().out == ""
+    history = train(bias_model(60, 50), data, SHORT, on_epoch_end=print_epoch)
+    line = capsys.readouterr().out
+    assert line.startswith("epoch 1: ")
+    assert f"validation MSE {history['val_mse'][0]:.4f}" in line
 
 
 def test_many_models_in_a_row_train_without_a_warning(data, caplog, monkeypatch):
-    logger = tf.get_logger()
-    monkeypatch.setattr(logger, "propagate", True)  # for caplog to hear it
+    monkeypatch.setattr(tf.get_logger(), "propagate", True)  # for caplog to hear it
     for _ in range(6):
-        train(bias_model(60, 50), data, epochs=1)
+        train(bias_model(60, 50), data, SHORT)
     assert caplog.messages == []
-    logger.warning("another warning")
-    assert caplog.messages == ["another warning"]
 
 
-def test_comparison_of_single_runs():
-    results = [
-        Result("b", 1000, 0.8, 0.7, 2.0, 0, {}, None),
-        Result("a", 250, 0.9, 0.75, 1.0, 0, {}, None),
-    ]
-    table = comparison(results)
-    assert table.index.tolist() == ["b", "a"]
-    assert table.loc["b"].to_dict() == {
-        "parameters": 1000,
-        "weights, kB": 4,
-        "training, kB": 16,
-        "seconds": 2,
-        "MSE": 0.8,
-        "MAE": 0.7,
-    }
+def test_the_hash_tells_splits_apart(data):
+    ratings = synthetic_ratings(num_users=60, num_movies=50, num_ratings=2000)
+    assert split_hash(prepare(ratings)) == split_hash(data)
+    assert split_hash(prepare(ratings, seed=1)) != split_hash(data)
 
 
-def test_comparison_over_seeds():
-    results = [
-        Result("a", 250, mse, mse - 0.1, 1.0, seed, {}, None)
-        for seed, mse in enumerate([0.8, 0.9, 1.0])
-    ]
-    table = comparison([*results, Result("b", 250, 0.5, 0.4, 1.0, 0, {}, None)])
-    assert table.index.tolist() == ["a", "b"]
-    assert table.columns[-4:].tolist() == ["MSE", "MSE ±", "MAE", "MAE ±"]
-    row = table.loc["a"]
-    assert row[["MSE", "MSE ±", "MAE", "MAE ±"]].tolist() == pytest.approx(
-        [0.9, 0.1, 0.8, 0.1]
+def test_summary():
+    columns = ["method", "name", "parameters", "bytes", "training_bytes", "seconds"]
+    rows = pd.DataFrame(
+        [
+            ("plain", "b", 500, 2000, 8000, 2.2, 0.50, 0.6),
+            ("plain", "b", 500, 2000, 8000, 4.2, 0.54, 0.8),
+            ("biases", "a", 1, 4, 16, 1.0, 0.9, 0.9),
+        ],
+        columns=[*columns, "mse", "mae"],
     )
-    assert np.isnan(table.loc["b", "MSE ±"])
+    table = summary(rows, by=["method", "name"])
+    assert table.index.tolist() == [("plain", "b"), ("biases", "a")]
+    assert table.iloc[0].to_dict() == pytest.approx(
+        {
+            "parameters": 500,
+            "weights, kB": 2,
+            "training, kB": 8,
+            "seconds": 3,
+            "MSE": 0.52,
+            "MSE ±": 0.02 * 2**0.5,
+            "MAE": 0.7,
+            "MAE ±": 0.1 * 2**0.5,
+        }
+    )
+    assert np.isnan(table.iloc[1]["MSE ±"])
+    single = summary(rows.drop(columns="seconds").drop_duplicates("name"))
+    assert list(single) == ["parameters", "weights, kB", "training, kB", "MSE", "MAE"]
+
+
+def test_results_and_their_rows_are_summed_up_alike(data):
+    results = [
+        measure("b", bias_model(60, 50), data, seed=seed, verbose=False)
+        for seed in (0, 1)
+    ]
+    rows = pd.DataFrame([result.row() for result in results])
+    pd.testing.assert_frame_equal(summary(results), summary(rows))

@@ -1,86 +1,94 @@
 """The ladder of chapter 6: from the full tables to a hundredth of them.
 
-`make study` climbs it for several splits and seeds, and keeps what it finds in
-`memembed/experiments/results/ladder.csv`. The chapter climbs it once.
+`make study` climbs it for several splits and seeds, and keeps the rows in
+`results/ladder.csv`. The chapter climbs it once, with the functions of this module.
 """
 
-import argparse
 import warnings
-from pathlib import Path
+from dataclasses import replace
 
 import keras
 from tqdm import tqdm
 
 from memembed.compression import average, compress
 from memembed.data import load_ratings, prepare
-from memembed.experiments.journal import Journal
-from memembed.experiments.study import PLAIN, Configuration, split_hash, versions
-from memembed.layers import pack
-from memembed.models import LookupL2, embeddings_of
+from memembed.experiments.journal import Journal, path_from_command_line
+from memembed.layers import MDEmbedding, pack
+from memembed.models import dot_product_model
 from memembed.sizing import md_plan
-from memembed.training import cosine, evaluate, train
+from memembed.training import (
+    EXAMPLE,
+    RESULT_COLUMNS,
+    Settings,
+    measure,
+    split_hash,
+    train,
+)
 
-# The settings were chosen on the validation part of the first split, those of the
-# baseline are the Keras example's.
-EXAMPLE = {"epochs": 3, "batch_size": 128, "learning_rate": 1e-3}
-HUBER = keras.losses.Huber(1.5)
-FULL = {"epochs": 8, "batch_size": 1024, "learning_rate": cosine(3e-3, 8)}
-FULL |= {"loss": HUBER}
-ROUNDED = FULL | {"learning_rate": cosine(2e-3, 8)}
-FINE = FULL | {"epochs": 4, "learning_rate": cosine(5e-4, 4)}
-AVERAGED = 2  # full models, of seeds that no other climb has
-
-BASELINE = 2_494_976  # bytes
-FULL_AND_BIASES = 2_533_960
+# Chosen on the validation part of the first split.
+FULL = Settings(3e-3, "cosine", epochs=8, batch_size=1024, l2=0.02, huber_delta=1.5)
+NARROW = replace(FULL, l2=0.005)
+ROUNDED = replace(FULL, learning_rate=2e-3, l2=0.01)
+FINE = replace(FULL, learning_rate=5e-4, epochs=4)
 
 LAST = "few bits of an average, a hundredth"
-SPLITS, SEEDS = range(3), range(5)
-KEY = ["rung", "split_seed", "seed", "split"]
-COLUMNS = [*KEY, "bytes", "val_mse", "val_mae", "mse", "mae", "versions"]
-PATH = Path(__file__).parent / "results" / "ladder.csv"
+KEY = ["name", "split_seed", "seed", "split"]
+COLUMNS = ["split_seed", *RESULT_COLUMNS]
 
 
-def plain(data, columns, biases=True, l2=0.0):
+def plain(data, columns, biases=True):
     """Return a model of plain tables, untrained.
 
     Args:
         data: `memembed.data.RatingData`.
         columns: length of an embedding.
         biases: whether there are biases.
-        l2: see `memembed.experiments.study.Configuration.build`.
     """
-    names = ["user", "movie", "user_bias", "movie_bias"][: 4 if biases else 2]
-    layers = {name: PLAIN for name in names}
-    return Configuration("plain", "both", "", columns, layers).build(data, l2)
+    users, movies = (
+        keras.layers.Embedding(len(vocabulary), columns, name=f"{side}_embedding")
+        for side, vocabulary in (("user", data.users), ("movie", data.movies))
+    )
+    return dot_product_model(users, movies, biases=biases)
 
 
-def mixed(data, columns, l2):
+def mixed(data, columns):
     """Return a model of mixed dimensions on both sides, and biases, untrained.
 
     Args:
         data: `memembed.data.RatingData`.
         columns: the tables are as large as plain ones of so many columns.
-        l2: see `memembed.experiments.study.Configuration.build`.
     """
-    layers = {"user_bias": PLAIN, "movie_bias": PLAIN}
-    for name, vocabulary in (("user", data.users), ("movie", data.movies)):
+    layers = []
+    for side, vocabulary in (("user", data.users), ("movie", data.movies)):
         budget = columns * len(vocabulary)
         plan = md_plan(vocabulary.counts, 32, max_parameters=budget, alpha=0.8)
-        blocks = {key: plan[key] for key in ("block_sizes", "block_dims")}
-        layers[name] = {"layer": "MDEmbedding", **blocks}
-    return Configuration("MD", "both", "", 32, layers).build(data, l2)
+        layers.append(MDEmbedding(**plan, name=f"{side}_embedding"))
+    return dot_product_model(*layers, biases=True)
 
 
-def hold_back(model, l2):
-    """Penalise a model's embeddings by `l2`, and its biases by a twelfth of it.
+def trained(build, data, settings, seed=0):
+    """Build a model and train it.
 
     Args:
-        model: a `dot_product_model`. It is changed.
-        l2: how much the squares of what is looked up add to the loss.
+        build: a function without arguments that returns a rating model.
+        data: `memembed.data.RatingData`.
+        settings: `memembed.training.Settings`.
+        seed: seed of the initial weights and of the order of the ratings.
     """
-    for name, layer in embeddings_of(model).items():
-        strength = l2 / 12 if name.endswith("bias") else l2
-        layer.activity_regularizer = LookupL2(strength)
+    keras.utils.set_random_seed(seed)
+    model = build()
+    train(model, data, settings)
+    return model
+
+
+def full(data, seed=0):
+    """Return the full tables, trained as well as we can.
+
+    Args:
+        data: `memembed.data.RatingData`.
+        seed: seed of the initial weights and of the order of the ratings.
+    """
+    return trained(lambda: plain(data, 64), data, FULL, seed)
 
 
 def in_int8(model):
@@ -93,101 +101,93 @@ def in_int8(model):
     return copy
 
 
-def stored_bytes(model):
-    """Count the bytes of a model's weights, each in the type that it has."""
-    return sum(weight.nbytes for weight in model.get_weights())
+def few_bits(model, data, max_bytes, settings, seed=0):
+    """Compress a model, train it through the rounding, and pack it.
+
+    Args:
+        model: a trained `dot_product_model`.
+        data: `memembed.data.RatingData`.
+        max_bytes: how many bytes the packed model may take.
+        settings: `memembed.training.Settings`.
+        seed: seed of the order of the ratings.
+    """
+    return pack(
+        trained(lambda: compress(model, data.train, max_bytes), data, settings, seed)
+    )
 
 
 def climb(data, seed, all_rungs=True):
-    """Yield the rungs: the name of each, and its model as it would be stored.
+    """Yield the rungs, each as it would be stored.
 
     Args:
         data: `memembed.data.RatingData`.
-        seed: seed of the initial weights and of the order of the batches.
+        seed: seed of the initial weights and of the order of the ratings.
         all_rungs: or else, only those that the bars are about.
+
+    Yields:
+        `memembed.training.Result` objects.
     """
 
-    def trained(build, settings, seed=seed):
-        keras.utils.set_random_seed(seed)
-        model = build()
-        train(model, data, **settings)
-        return model
+    def rung(name, model, settings=None):
+        return measure(name, model, data, settings=settings, seed=seed, verbose=False)
 
-    def full(seed):
-        return trained(lambda: plain(data, 64, l2=0.02), FULL, seed)
-
-    def rounded(model, max_bytes, l2, settings):
-        def build():
-            small = compress(model, data.train, max_bytes)
-            hold_back(small, l2)
-            return small
-
-        return pack(trained(build, settings))
-
-    yield "full tables", trained(lambda: plain(data, 64, biases=False), EXAMPLE)
-    best = full(seed)
-    yield "full tables at their best", best
+    start = trained(lambda: plain(data, 64, biases=False), data, EXAMPLE, seed)
+    yield (first := rung("full tables", start, EXAMPLE))
+    best = full(data, seed)
+    yield (second := rung("full tables at their best", best, FULL))
+    hundredth = first.bytes // 100
     if all_rungs:
-        narrow = trained(lambda: plain(data, 12, l2=0.005), FULL)
-        yield "12 columns", narrow
-        yield "12 columns in int8", in_int8(narrow)
-        dimensions = trained(lambda: mixed(data, 6, l2=0.005), FULL)
-        yield "mixed dimensions", dimensions
-        yield "mixed dimensions in int8", in_int8(dimensions)
-        yield "few bits, not trained", pack(compress(best, data.train, BASELINE // 100))
-        yield "few bits", rounded(best, BASELINE // 100, 0.01, ROUNDED)
-    others = [full(seed + 100 * i) for i in range(1, AVERAGED)]
-    mean = average([best, *others])
-    yield (
-        "few bits of an average, a thirtieth",
-        rounded(mean, FULL_AND_BIASES // 30, 0.02, FINE),
-    )
+        narrow = trained(lambda: plain(data, 12), data, NARROW, seed)
+        yield rung("12 columns", narrow, NARROW)
+        yield rung("12 columns in int8", in_int8(narrow))
+        dimensions = trained(lambda: mixed(data, 6), data, NARROW, seed)
+        yield rung("mixed dimensions", dimensions, NARROW)
+        yield rung("mixed dimensions in int8", in_int8(dimensions))
+        untrained = pack(compress(best, data.train, hundredth))
+        yield rung("few bits, not trained", untrained)
+        small = few_bits(best, data, hundredth, ROUNDED, seed)
+        yield rung("few bits", small, ROUNDED)
+    mean = average([best, full(data, seed + 100)])  # a seed that no other climb has
+    budgets = [("few bits of an average, a thirtieth", second.bytes // 30, FINE)]
     if all_rungs:
-        yield (
-            "few bits of an average, a 120th",
-            rounded(mean, BASELINE // 120, 0.01, ROUNDED),
-        )
-    yield LAST, rounded(mean, BASELINE // 100, 0.01, ROUNDED)
+        name = "few bits of an average, a 120th"
+        budgets.append((name, first.bytes // 120, ROUNDED))
+    budgets.append((LAST, hundredth, ROUNDED))
+    for name, max_bytes, settings in budgets:
+        small = few_bits(mean, data, max_bytes, settings, seed)
+        yield rung(name, small, settings)
 
 
-def ladder(ratings, journal, progress=tqdm):
+def ladder(
+    ratings, journal, splits=range(3), seeds=range(5), climb=climb, progress=tqdm
+):
     """Climb the ladder for each split and seed that the journal does not have yet.
 
     Args:
         ratings: as `memembed.data.load_ratings` returns.
         journal: `memembed.experiments.journal.Journal` with the columns `COLUMNS`.
+        splits: seeds of the splits. All rungs are climbed on the split of seed 0.
+        seeds: seeds of the models.
+        climb: this module's `climb`, or what takes its place.
         progress: `tqdm`, or what takes its place.
     """
-    with progress(total=len(SPLITS) * len(SEEDS), desc="ladder", unit="climb") as bar:
-        for split_seed in SPLITS:
+    with progress(total=len(splits) * len(seeds), desc="ladder", unit="climb") as bar:
+        for split_seed in splits:
             data = prepare(ratings, seed=split_seed)
-            last = {"rung": LAST, "split_seed": split_seed}
-            last["split"] = split_hash(data)
-            for seed in SEEDS:
-                if last | {"seed": seed} not in journal:
-                    for rung, model in climb(data, seed, all_rungs=split_seed == 0):
-                        row = last | {"seed": seed, "rung": rung}
+            key = {"split_seed": split_seed, "split": split_hash(data)}
+            for seed in seeds:
+                if key | {"name": LAST, "seed": seed} not in journal:
+                    for result in climb(data, seed, all_rungs=split_seed == 0):
+                        row = key | result.row()
                         if row not in journal:
-                            journal.append(row | measured(model, data))
+                            journal.append(row)
                 bar.update()
-
-
-def measured(model, data):
-    """Return what the ladder keeps of a model, a dict."""
-    before, after = evaluate(model, data.validation), evaluate(model, data.evaluation)
-    return {
-        "bytes": stored_bytes(model),
-        **{f"val_{name}": error for name, error in before.items()},
-        **after,
-        "versions": versions(),
-    }
 
 
 def main():
     """Run `python -m memembed.experiments.ladder`."""
-    parser = argparse.ArgumentParser(description=ladder.__doc__.splitlines()[0])
-    parser.add_argument("--path", type=Path, default=PATH, help="the file of results")
-    ladder(load_ratings(), Journal(parser.parse_args().path, COLUMNS, KEY))
+    path = path_from_command_line("ladder", ladder.__doc__.splitlines()[0])
+    ladder(load_ratings(), Journal(path, COLUMNS, KEY))
 
 
 if __name__ == "__main__":

@@ -1,28 +1,51 @@
-"""The stored results of the study must be what the study finds."""
+"""The stored rows of the experiments must be what the experiments find."""
 
 import random
 
 import pytest
 
 from memembed.data import load_ratings, prepare
+from memembed.experiments.ladder import climb
 from memembed.experiments.results import stored
-from memembed.experiments.study import rerun, split_hash
+from memembed.experiments.study import rerun
+from memembed.training import split_hash
 
 pytestmark = pytest.mark.book
 
+TOLERANCE = 0.0005  # other processors round differently, in a few of the last digits
 
-def test_a_random_stored_row_comes_out_again():
+
+@pytest.fixture(scope="module")
+def ratings():
     ratings = load_ratings()
     if ratings.attrs["dataset"] != "ml-1m":
-        pytest.skip("the stored results are about MovieLens 1M")
+        pytest.skip("the stored rows are about MovieLens 1M")
+    return ratings
+
+
+def test_a_random_row_of_the_study_comes_out_again(ratings):
     data = prepare(ratings, seed=0)
     rows = stored("study")
     row = rows.loc[random.choice(rows.index)]
     print(row.to_string())  # shown if this fails
     assert row.split == split_hash(data)
     again = rerun(row, data)
-    # Other processors round differently, which changes a few of the last digits.
     assert again["parameters"] == row.parameters
-    assert again["val_mse"] == pytest.approx(row.val_mse, abs=0.0005)
+    assert again["val_mse"] == pytest.approx(row.val_mse, abs=TOLERANCE)
     if row.stage != "choose":
-        assert again["mae"] == pytest.approx(row.mae, abs=0.0005)
+        assert again["mae"] == pytest.approx(row.mae, abs=TOLERANCE)
+
+
+def test_a_random_climb_of_the_ladder_comes_out_again(ratings):
+    """Up to a random rung: the last ones take a minute."""
+    rows = stored("ladder")
+    split_seed, seed = random.choice(rows[["split_seed", "seed"]].values.tolist())
+    data = prepare(ratings, seed=split_seed)
+    climbed = climb(data, seed, all_rungs=False)
+    for _, result in zip(range(random.randint(1, 4)), climbed, strict=False):
+        found = rows[(rows["name"] == result.name) & (rows.seed == seed)]
+        (row,) = found[found.split == result.split].itertuples()
+        print(row)
+        assert result.bytes == row.bytes
+        assert result.mse == pytest.approx(row.mse, abs=TOLERANCE)
+        assert result.mae == pytest.approx(row.mae, abs=TOLERANCE)
