@@ -10,12 +10,8 @@ import numpy as np
 from memembed.sizing import code_bytes, low_bit_bytes
 from memembed.tables import even_steps
 
-MAX_BITS = 7  # of the 8 a layer may have: the last never gains what it costs
+MAX_BITS = 7  # of the 8 that a layer may have: the last never gains what it costs
 MAX_COLUMNS = 40  # further principal axes of a model of ratings hold next to nothing
-
-
-def nothing():
-    """Do what there is to do after each column when nobody asks for progress."""
 
 
 def equal_shares(counts, num_blocks):
@@ -46,7 +42,7 @@ def equal_shares(counts, num_blocks):
     return sizes.tolist()
 
 
-def sensitivities(tables, ids, max_rating, progress=nothing):
+def sensitivities(tables, ids, max_rating):
     """Return how much a small error of each number raises the squared errors.
 
     To second order, an error `e` of one number raises the mean squared error by its
@@ -56,79 +52,62 @@ def sensitivities(tables, ids, max_rating, progress=nothing):
     Args:
         tables: a dict of arrays: `"user"` and `"movie"`, and if there are biases,
             `"user_bias"` and `"movie_bias"`.
-        ids: a dict of the rows of each rating, `"user"` and `"movie"`.
+        ids: a dict of the rows of each rating: `"user"` and `"movie"`.
         max_rating: what the sigmoid of a score is multiplied by.
-        progress: called after each column.
 
     Returns:
         A dict of arrays of the same shapes.
 
     Raises:
-        ValueError: most ratings are so near 0 or `max_rating` that they have no slope.
+        ValueError: most ratings are 0 or `max_rating`, and have no slope.
 
     Example:
         >>> tables = {"user": np.array([[1.0], [2.0]]), "movie": np.array([[0.0]])}
-        >>> found = sensitivities(tables, {"user": [0, 1], "movie": [0, 0]}, 5)
-        >>> found["movie"]  # the mean of (5 / 4 * user) ** 2
+        >>> sensitivities(tables, {"user": [0, 1], "movie": [0, 0]}, 5)["movie"]
         array([[3.90625]])
     """
     # A column at a time: all of them, for each rating, might not fit in memory.
     columns = {name: np.array(table.T) for name, table in tables.items()}
-    score = sum(
-        users[ids["user"]] * movies[ids["movie"]]
-        for users, movies in zip(columns["user"], columns["movie"], strict=True)
-    )
+    score = np.zeros(len(ids["user"]))
+    for users, movies in zip(columns["user"], columns["movie"], strict=True):
+        score += users[ids["user"]] * movies[ids["movie"]]
     if "user_bias" in tables:
         score += columns["user_bias"][0, ids["user"]]
         score += columns["movie_bias"][0, ids["movie"]]
     with np.errstate(over="ignore"):
         probability = 1 / (1 + np.exp(-score))
     slopes = (max_rating * probability * (1 - probability)) ** 2 / len(score)
-    flat = np.mean(slopes == 0)
-    if flat > 0.5:
+    if np.median(slopes) == 0:
         raise ValueError(
-            "The tables must give most ratings a slope, which tells what an error does "
-            "to them; their numbers are too large. Received: tables that give "
-            f"{flat:.0%} of the ratings none, with scores from {score.min():.3g} to "
-            f"{score.max():.3g}"
+            "`model` must give most ratings a slope, from which it is known what an "
+            "error does; its weights are too large. Received: scores from "
+            f"{score.min():.3g} to {score.max():.3g}"
         )
 
     found = {}
     for name, table in tables.items():
         side = name.removesuffix("_bias")
         other = "movie" if side == "user" else "user"
+        # What a number is multiplied by in the score, squared. A bias, by one.
+        factors = [None] if name != side else columns[other] ** 2
         found[name] = np.empty(table.shape)
-        for j in range(table.shape[1]):
-            squares = slopes  # what a bias is multiplied by is one
-            if name == side:
-                squares = slopes * (columns[other][j] ** 2)[ids[other]]
+        for j, factor in enumerate(factors):
+            squares = slopes if factor is None else slopes * factor[ids[other]]
             found[name][:, j] = np.bincount(ids[side], squares, len(table))
-            progress()
     return found
 
 
-def rounding_errors(table, weights, progress=nothing):
+def rounding_errors(table, weights):
     """Return the error that rounding makes, for each column and number of bits.
 
     Args:
         table: array of shape `(ids, columns)`.
         weights: array of the same shape: how much the square of an error counts.
-        progress: called after each column.
 
     Returns:
         An array of shape `(columns, MAX_BITS + 1)`.
-
-    Example:
-        >>> rounding_errors(np.array([[0.0], [1.0], [3.0]]), np.ones((3, 1))).round(3)
-        array([[4.667, 0.5  , 0.   , 0.   , 0.   , 0.   , 0.   , 0.   ]])
     """
-    errors = np.empty((table.shape[1], MAX_BITS + 1))
-    choices = np.arange(MAX_BITS + 1)[:, None]
-    for j in range(len(errors)):
-        column = slice(j, j + 1)
-        errors[j] = even_steps(table[:, column], choices, weights[:, column])[2][:, 0]
-        progress()
-    return errors
+    return even_steps(table, np.arange(MAX_BITS + 1)[:, None], weights)[2].T
 
 
 def plan_bits(errors, rows, max_bytes):
@@ -148,7 +127,8 @@ def plan_bits(errors, rows, max_bytes):
 
     Example:
         >>> errors = {"block": np.array([[8.0, 2.0, 0.5], [4.0, 1.0, 0.3]])}
-        >>> plan_bits(errors, {"block": 8}, max_bytes=19)  # 16 for offsets and scales
+        >>> bits, error = plan_bits(errors, {"block": 8}, max_bytes=16 + 3)
+        >>> bits, float(error)
         ({'block': [2, 1]}, 1.5)
     """
     # A block needs a bit: in the column where it gains most.
@@ -164,22 +144,26 @@ def plan_bits(errors, rows, max_bytes):
             f"Received: max_bytes={max_bytes}"
         )
 
-    best = {block: _best_steps(error, rows[block]) for block, error in errors.items()}
+    # For each column and its bits: what the further bits gain that gain most for each
+    # of them, and how many bits it has then.
+    gains, targets = {}, {}
+    for block, error in errors.items():
+        further = np.arange(error.shape[1]) - np.arange(error.shape[1])[:, None]
+        gain = error[:, :, None] - error[:, None, :]
+        gain = np.where(further > 0, gain / (np.maximum(further, 1) * rows[block]), 0)
+        gains[block], targets[block] = gain.max(axis=2), gain.argmax(axis=2)
 
     def step(block, column):
-        gains, _ = best[block]
-        return -gains[column][bits[block][column]], block, column
+        return -gains[block][column, bits[block][column]], block, column
 
-    steps = [
-        step(block, column) for block in errors for column in range(len(bits[block]))
-    ]
+    steps = [step(block, j) for block in errors for j in range(len(bits[block]))]
     heapq.heapify(steps)
     while steps:
         loss, block, column = heapq.heappop(steps)
         if loss >= 0:
             break
         now, before = bits[block][column], code_bytes(rows[block], bits[block])
-        bits[block][column] = best[block][1][column][now]
+        bits[block][column] = int(targets[block][column, now])
         extra = code_bytes(rows[block], bits[block]) - before
         if extra > left:
             bits[block][column] = now  # another column's step may fit still
@@ -190,35 +174,22 @@ def plan_bits(errors, rows, max_bytes):
     return bits, error
 
 
-def _best_steps(errors, rows):
-    """Return, for each column and its bits, what the best step gains, and leads to.
+def allot(tables, weights, sizes, max_bytes, progress=lambda numbers: None):
+    """Choose how many columns all tables keep, and the bits of each of their blocks'.
 
-    It is the step to more bits that gains most for each of them.
-    """
-    bits = np.arange(errors.shape[1])
-    extra = bits - bits[:, None]
-    gains = errors[:, :, None] - errors[:, None, :]
-    gains = np.where(extra > 0, gains / (np.maximum(extra, 1) * rows), -np.inf)
-    return gains.max(axis=2).tolist(), gains.argmax(axis=2).tolist()
-
-
-def allot(tables, weights, sizes, max_bytes, progress=nothing):
-    """Choose how many columns to keep, and the bits of each column of each block.
-
-    Of wide tables all keep the same columns, the first. Every column has an offset and
-    a scale in each block, whether it has bits or not.
+    Every column has an offset and a scale in each block, whether it has bits or not.
 
     Args:
         tables: a dict of arrays of shape `(ids, columns)`.
         weights: a dict of arrays of the same shapes: how much the square of an error
             counts.
-        sizes: a dict of how many ids each block of a table holds.
+        sizes: a dict of the sizes of the blocks.
         max_bytes: how many bytes all tables may take: see `sizing.low_bit_bytes`.
-        progress: called after each column of each block.
+        progress: called for each block, with how many numbers it has.
 
     Returns:
-        A dict from a table to its blocks' bits: a list for each block, with an entry
-        for each column that is kept.
+        A dict of the bits: a list for each block, of those of each column that is kept,
+        the first ones of a table.
 
     Raises:
         ValueError: `max_bytes` is less than one bit in each block takes.
@@ -226,14 +197,14 @@ def allot(tables, weights, sizes, max_bytes, progress=nothing):
     most = max(table.shape[1] for table in tables.values())
     errors, rows, left_out = {}, {}, np.zeros(most + 1)
     for name, table in tables.items():
-        stops = np.cumsum(sizes[name])
-        for block, size in enumerate(sizes[name]):
-            ids = slice(stops[block] - size, stops[block])
-            numbers, weight = table[ids], weights[name][ids]
-            errors[name, block] = rounding_errors(numbers, weight, progress)
-            rows[name, block] = size
+        cuts = np.cumsum(sizes[name])[:-1]
+        blocks = zip(np.split(table, cuts), np.split(weights[name], cuts), strict=True)
+        for block, (numbers, weight) in enumerate(blocks):
+            errors[name, block] = rounding_errors(numbers, weight)
+            rows[name, block] = len(numbers)
             without = np.einsum("ij,ij->j", weight, numbers**2)
             left_out += [without[rank:].sum() for rank in range(most + 1)]
+            progress(numbers.size)
 
     plans = []
     for rank in range(1, most + 1):
@@ -246,7 +217,4 @@ def allot(tables, weights, sizes, max_bytes, progress=nothing):
             break  # nor will more columns fit
         plans.append((error + left_out[rank], rank, bits))
     *_, bits = min(plans, key=lambda plan: plan[:2])
-    return {
-        name: [bits[name, block] for block in range(len(blocks))]
-        for name, blocks in sizes.items()
-    }
+    return {name: [bits[name, i] for i in range(len(sizes[name]))] for name in tables}

@@ -45,12 +45,11 @@ def compress(model, examples, max_bytes, num_blocks=5, verbose="auto"):
 
     Raises:
         TypeError: `max_bytes` or `num_blocks` is not an integer.
-        ValueError: `model` is not a `dot_product_model`, or has weights that are not
-            finite, or so large that most of its ratings are 0 or 5 whatever an error
-            does. `examples` are none, or have ids that are not the model's.
-            `num_blocks` is not positive or more than there are movies or users with
-            ratings. `max_bytes` is less than one column of one bit takes. `verbose` is
-            none of these.
+        ValueError: `model` is not a `dot_product_model`, or has embeddings that are not
+            finite, or so large that most ratings are 0 or 5, whatever an error does.
+            There are no `examples`, or the model does not know their ids. `num_blocks`
+            is not positive, or more than there are movies or users with ratings.
+            `max_bytes` is less than one column of one bit takes.
 
     Example:
         >>> import keras
@@ -71,35 +70,23 @@ def compress(model, examples, max_bytes, num_blocks=5, verbose="auto"):
     """
     max_bytes = check_size("max_bytes", max_bytes)
     num_blocks = check_size("num_blocks", num_blocks)
-    if verbose not in ("auto", 0, 1):
-        raise ValueError(
-            f"`verbose` must be 'auto', 0 or 1. Received: verbose={verbose!r}"
-        )
     layers = _embeddings(model)
     tables = {name: _rows(name, layer) for name, layer in layers.items()}
     ids = examples.inputs
-    for side in ("user", "movie"):
-        _check_ids(side, ids[side], len(tables[side]))
-    counts, sizes = {}, {}
-    for name, table in tables.items():
-        side = name.removesuffix("_bias")
-        counts[name] = np.bincount(ids[side], minlength=len(table))
-        sizes[name] = equal_shares(counts[name], num_blocks)
-
+    counts = {
+        name: _counts(name.removesuffix("_bias"), ids, len(table))
+        for name, table in tables.items()
+    }
+    sizes = {name: equal_shares(each, num_blocks) for name, each in counts.items()}
     turned = principal_axes(tables["user"], tables["movie"])
     tables["user"], tables["movie"] = (table[:, :MAX_COLUMNS] for table in turned)
-    columns = sum(table.shape[1] for table in tables.values())
+    weights = sensitivities(tables, ids, MAX_RATING)
     bar = keras.utils.Progbar(
-        columns * (1 + num_blocks),
+        sum(table.size for table in tables.values()),
         verbose=sys.stdout.isatty() if verbose == "auto" else verbose,
-        unit_name="column",
+        unit_name="number",
     )
-
-    def progress():
-        bar.add(1)
-
-    weights = sensitivities(tables, ids, MAX_RATING, progress)
-    bits = allot(tables, weights, sizes, max_bytes, progress)
+    bits = allot(tables, weights, sizes, max_bytes, bar.add)
     made = [
         LowBitEmbedding.from_embedding(
             table[:, : len(bits[name][0])],
@@ -220,22 +207,26 @@ def _embeddings(model):
 
 def _rows(name, layer):
     """Return all embeddings of a layer, in float64."""
-    rows = ops.convert_to_numpy(layer(np.arange(layer.input_dim))).astype("float64")
+    with keras.StatelessScope():  # or else the layer would keep this call's penalty
+        rows = layer(np.arange(layer.input_dim))
+    rows = ops.convert_to_numpy(rows).astype("float64")
     if not np.isfinite(rows).all():
         row, column = np.argwhere(~np.isfinite(rows))[0]
         raise ValueError(
-            "`model` must have finite embeddings. "
+            "`model` must have embeddings that are finite. "
             f"Received: {name}[{row}, {column}]={rows[row, column]}"
         )
     return rows
 
 
-def _check_ids(side, ids, rows):
+def _counts(side, ids, rows):
+    """Return how often each row of a table is looked up."""
+    ids = ids[side]
     if not len(ids):
         raise ValueError("`examples` must hold ratings. Received: none")
-    unknown = (ids < 0) | (ids >= rows)
-    if unknown.any():
+    if ids.min() < 0 or ids.max() >= rows:
         raise ValueError(
-            f"`examples.{side}` must hold rows of the model, from 0 to {rows - 1}. "
-            f"Received: {side}[{unknown.argmax()}]={ids[unknown.argmax()]}"
+            f"`examples.{side}` must be rows of the model's {rows}. "
+            f"Received: rows from {ids.min()} to {ids.max()}"
         )
+    return np.bincount(ids, minlength=rows)

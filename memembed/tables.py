@@ -198,75 +198,72 @@ def even_steps(table, bits, popularity=None):
     Args:
         table: array of shape `(ids, columns)`.
         bits: for each column, the bits of a number: `2 ** bits` values. With no bits,
-            that is one value, the mean. Or several choices for each column, an array
-            of shape `(choices, columns)`, or of one that can be broadcast to it.
+            that is one value, the mean. An array of shape `(choices, columns)`, or
+            `(choices, 1)`, gives several choices for each column.
         popularity: how often each id occurs, in any unit. None: all alike. Or the
             weight of each number, an array of the shape of `table`.
 
     Returns:
         The offsets, the scales, and the squared errors, summed over the ids with their
-        weights. The most popular id has the weight 1, unless each number has its own.
-        Each is of shape `(columns,)`, or `(choices, columns)`, in float64.
+        weights: by popularity, the largest weight is 1. Each is of shape `(columns,)`,
+        or `(choices, columns)`, in float64.
 
     Example:
         >>> table = [[-1.0], [0.1], [0.9], [2.0]]
-        >>> [each.round(2).tolist() for each in even_steps(table, bits=[2])]
-        [[-0.97], [0.98], [0.0]]
-
-        One bit, and two:
-
-        >>> even_steps(table, bits=[[1], [2]])[2].round(3).tolist()
-        [[1.21], [0.002]]
+        >>> offsets, scales, errors = even_steps(table, bits=[2])
+        >>> offsets.round(2).tolist(), scales.round(2).tolist()
+        ([-0.97], [0.98])
     """
     table = check_table(table)
     if np.ndim(popularity) < 2:
         popularity = as_weights(popularity, table)[:, None]
     weights = np.broadcast_to(popularity, table.shape)
     bits = np.broadcast_to(bits, np.broadcast_shapes(np.shape(bits), table.shape[1:]))
-    found = [
-        _column_steps(*(np.array(x[:, j], "float64") for x in (table, weights)), each)
-        for j, each in enumerate(np.moveaxis(bits, -1, 0))
+    columns = [
+        _column_steps(
+            *(x[:, j].astype("float64") for x in (table, weights)), bits[..., j]
+        )
+        for j in range(table.shape[1])
     ]
-    return tuple(np.stack(found, axis=-1))
+    return tuple(np.stack(columns, axis=-1))
 
 
 def _column_steps(values, weights, bits):
-    """Return the offset, the scale and the error of a column, for each of some bits."""
+    """Return a column's offset, scale and error, for each of some bits."""
     most = max(weights.max(), np.finfo("float64").tiny)
     shares = np.maximum(weights / most, LEAST_WEIGHT)
     shares /= shares.sum()
-    centre = shares @ values
-    # The numbers of a code follow each other in order. Of all from one on, it is enough
-    # to know the sums of the shares, and of the shares times the deviations: with them,
-    # a range is tried and fitted without seeing the numbers again.
+    # Sums by einsum: BLAS would start threads, which take longer than the sum.
+    centre = np.einsum("i,i", shares, values)
+    # Numbers of the same code follow each other in order. The sums of the shares, and
+    # of the shares times the numbers, from each number on, are all that it takes to try
+    # a range and to fit it.
     order = np.argsort(values)
     deviations, shares = values[order] - centre, shares[order]
-    variance = shares @ deviations**2
+    variance = np.einsum("i,i,i", shares, deviations, deviations)
     widest = np.abs(deviations[[0, -1]]).max()
     sums = np.zeros((2, len(values) + 1))
-    for row, each in zip(sums, (shares, shares * deviations), strict=True):
-        row[:-1] = np.cumsum(each[::-1])[::-1]
+    np.cumsum([shares[::-1], (shares * deviations)[::-1]], axis=1, out=sums[:, -2::-1])
 
-    def best(bits):
-        top = 2 ** int(bits) - 1
+    def best_range(top):
         if not top or not widest:
             return centre, 1.0
         codes = np.arange(1, top + 1)
-        starts = -np.geomspace(0.1, 1, 24)[:, None] * widest  # deviations of code 0
+        starts = -np.geomspace(0.1, 1, 24)[:, None] * widest
         steps = -2 * starts / top
         tried = []
         for _ in range(3):
             firsts = np.searchsorted(deviations, starts + steps * (codes - 0.5))
-            # A code is the number of codes from 1 on that it reaches, its square the
-            # sum of as many odd numbers.
-            reached, product = sums[:, firsts]
+            # A code is the number of codes from 1 on that are reached, and its square
+            # is the sum of as many odd numbers.
+            reached, products = sums[:, firsts]
             mean = reached.sum(axis=1, keepdims=True)
             spread = (reached @ (2 * codes - 1))[:, None] - mean**2
-            slope = product.sum(axis=1, keepdims=True)
-            error = variance - 2 * steps * slope + steps**2 * spread
-            error += (starts + steps * mean) ** 2
-            least = error.argmin()
-            tried.append((error[least, 0], starts[least, 0], steps[least, 0]))
+            slope = products.sum(axis=1, keepdims=True)
+            errors = variance - 2 * steps * slope + steps**2 * spread
+            errors += (starts + steps * mean) ** 2
+            best = errors.argmin()
+            tried.append((errors[best, 0], starts[best, 0], steps[best, 0]))
             # The line that fits the numbers best, given their codes.
             fits = (spread > 0) & (slope > 0)
             steps = np.where(fits, slope / np.where(fits, spread, 1), steps)
@@ -274,13 +271,15 @@ def _column_steps(values, weights, bits):
         _, start, step = min(tried)
         return centre + start, step
 
-    found = np.empty((3, *bits.shape))
-    for index in np.ndindex(bits.shape):
-        offset, scale = best(bits[index])
-        codes = np.rint((values - offset) / scale).clip(0, 2 ** int(bits[index]) - 1)
-        error = weights @ (values - offset - scale * codes) ** 2
-        found[:, *index] = offset, scale, error
-    return found
+    found = []
+    for top in 2 ** bits.ravel() - 1:
+        offset, scale = best_range(top)
+        errors = values - offset
+        codes = errors / scale  # in place from here: new memory would take most time
+        np.rint(codes, out=codes).clip(0, top, out=codes)
+        errors -= np.multiply(codes, scale, out=codes)
+        found.append((offset, scale, np.einsum("i,i,i", weights, errors, errors)))
+    return np.transpose(found).reshape(3, *bits.shape)
 
 
 def as_weights(popularity, table):
