@@ -139,9 +139,9 @@ def average(models):
         )
     made = []
     for name, first in parts[0].items():
-        tables = np.stack([_rows(name, each[name]) for each in parts])
+        tables = [_rows(name, each[name]) for each in parts]
         if name.endswith("bias"):
-            table = tables.mean(axis=0)
+            table = np.mean(tables, axis=0)
         else:  # each side's share of the mean is the root of 1 / len(models)
             table = np.concatenate(tables, axis=1) / np.sqrt(len(models))
         layer = keras.layers.Embedding(
