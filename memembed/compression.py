@@ -1,22 +1,19 @@
 """Compress a trained rating model to as few bytes as its errors allow."""
 
-import heapq
+import sys
 
 import keras
 import numpy as np
 from keras import ops
 
+from memembed.allocation import MAX_COLUMNS, allot, equal_shares, sensitivities
 from memembed.layers import LowBitEmbedding
 from memembed.models import MAX_RATING, dot_product_model, embeddings_of
 from memembed.shapes import check_size
-from memembed.sizing import code_bytes, low_bit_bytes
-from memembed.tables import even_steps
-
-MOST_BITS = 7  # an eighth never lowers an error by what it costs
-MOST_COLUMNS = 40  # further principal axes of a model of ratings hold next to nothing
+from memembed.tables import principal_axes
 
 
-def compress(model, examples, max_bytes, num_blocks=5):
+def compress(model, examples, max_bytes, num_blocks=5, verbose="auto"):
     """Return a rating model whose tables take few bits, to be trained on and packed.
 
     1. The two tables are turned to their principal axes (`principal_axes`), which
@@ -33,11 +30,13 @@ def compress(model, examples, max_bytes, num_blocks=5):
     learning rate than the first, and `pack` it then.
 
     Args:
-        model: a `dot_product_model`, trained.
+        model: a `dot_product_model`, trained. It is left as it is.
         examples: `memembed.data.Examples`, the training split. Users and movies are
             numbered by popularity, most popular first.
         max_bytes: how many bytes all tables may take when they are packed.
         num_blocks: how many blocks there are of users, and of movies.
+        verbose: 1 for a bar of progress, 0 for none. `"auto"`: a bar if standard output
+            is a terminal.
 
     Returns:
         A new `dot_product_model`. Its embeddings and biases are `LowBitEmbedding`
@@ -46,15 +45,17 @@ def compress(model, examples, max_bytes, num_blocks=5):
 
     Raises:
         TypeError: `max_bytes` or `num_blocks` is not an integer.
-        ValueError: `model` is not a `dot_product_model`, `num_blocks` is not positive
-            or more than there are movies or users with ratings, or `max_bytes` is less
-            than one column of one bit takes.
+        ValueError: `model` is not a `dot_product_model`, or has embeddings that are not
+            finite, or so large that most ratings are 0 or 5, whatever an error does.
+            There are no `examples`, or the model does not know their ids. `num_blocks`
+            is not positive, or more than there are movies or users with ratings.
+            `max_bytes` is less than one column of one bit takes.
 
     Example:
         >>> import keras
-        >>> from memembed.compression import compress
+        >>> from memembed.compression import compress, pack
         >>> from memembed.data import prepare, synthetic_ratings
-        >>> from memembed.layers import pack
+        >>> from memembed.models import dot_product_model
         >>> data = prepare(synthetic_ratings(50, 40, num_ratings=1200))
         >>> users, movies = keras.layers.Embedding(50, 8), keras.layers.Embedding(40, 8)
         >>> model = dot_product_model(users, movies, biases=True)  # and train it
@@ -69,24 +70,27 @@ def compress(model, examples, max_bytes, num_blocks=5):
     """
     max_bytes = check_size("max_bytes", max_bytes)
     num_blocks = check_size("num_blocks", num_blocks)
-    layers = embeddings_of(model)
-    tables = {name: _rows(layer) for name, layer in layers.items()}
-    for side, turned in zip(
-        ("user", "movie"), principal_axes(tables["user"], tables["movie"]), strict=True
-    ):
-        tables[side] = turned[:, :MOST_COLUMNS]
-    weights = sensitivities(tables, examples)
-    counts, sizes = {}, {}
-    for name, table in tables.items():
-        ids = getattr(examples, name.removesuffix("_bias"))
-        counts[name] = np.bincount(ids, minlength=len(table))
-        sizes[name] = equal_shares(counts[name], num_blocks)
-
-    rank, bits = _best_rank(tables, weights, sizes, max_bytes)
+    layers = _embeddings(model)
+    tables = {name: _rows(name, layer) for name, layer in layers.items()}
+    ids = examples.inputs
+    counts = {
+        name: _counts(name.removesuffix("_bias"), ids, len(table))
+        for name, table in tables.items()
+    }
+    sizes = {name: equal_shares(each, num_blocks) for name, each in counts.items()}
+    turned = principal_axes(tables["user"], tables["movie"])
+    tables["user"], tables["movie"] = (table[:, :MAX_COLUMNS] for table in turned)
+    weights = sensitivities(tables, ids, MAX_RATING)
+    bar = keras.utils.Progbar(
+        sum(table.size for table in tables.values()),
+        verbose=sys.stdout.isatty() if verbose == "auto" else verbose,
+        unit_name="number",
+    )
+    bits = allot(tables, weights, sizes, max_bytes, bar.add)
     made = [
         LowBitEmbedding.from_embedding(
-            table[:, :rank],
-            [bits[name, block] for block in range(num_blocks)],
+            table[:, : len(bits[name][0])],
+            bits[name],
             counts[name],
             sizes[name],
             activity_regularizer=layers[name].activity_regularizer,
@@ -126,7 +130,7 @@ def average(models):
         Dietterich, Ensemble Methods in Machine Learning, 2000, section 1.
     """
     models = list(models)
-    parts = [embeddings_of(model) for model in models]
+    parts = [_embeddings(model) for model in models]
     sizes = [{name: layer.input_dim for name, layer in each.items()} for each in parts]
     if not models or any(each != sizes[0] for each in sizes):
         raise ValueError(
@@ -135,9 +139,9 @@ def average(models):
         )
     made = []
     for name, first in parts[0].items():
-        tables = np.stack([_rows(each[name]) for each in parts])
+        tables = [_rows(name, each[name]) for each in parts]
         if name.endswith("bias"):
-            table = tables.mean(axis=0)
+            table = np.mean(tables, axis=0)
         else:  # each side's share of the mean is the root of 1 / len(models)
             table = np.concatenate(tables, axis=1) / np.sqrt(len(models))
         layer = keras.layers.Embedding(
@@ -149,221 +153,80 @@ def average(models):
     return dot_product_model(made[0], made[1], biases=made[2:])
 
 
-def principal_axes(users, movies):
-    """Turn two tables so that their columns are orthogonal, the strongest first.
-
-    All products of a row of the one with a row of the other stay the same. Of all pairs
-    of tables with these products, it is the one whose squares have the least sum; a
-    column is as large in the one as in the other.
+def pack(model):
+    """Return a model whose embeddings of few bits hold codes only.
 
     Args:
-        users: array of shape `(users, columns)`.
-        movies: array of shape `(movies, columns)`.
+        model: a functional `keras.Model` with layers `LowBitEmbedding`.
 
     Returns:
-        The two tables, in float64. Columns past the rank of the products are left out.
+        A new model with the same predictions. Other layers are copied.
+
+    Raises:
+        ValueError: as of `LowBitEmbedding.pack`, or there is no such layer.
 
     Example:
-        >>> users, movies = principal_axes([[3, 3], [0, 0], [4, 4]], [[1, 0], [0, 1]])
-        >>> (users @ movies.T).round(6).tolist()
-        [[3.0, 3.0], [0.0, 0.0], [4.0, 4.0]]
-        >>> users.shape
-        (3, 1)
-
-    References:
-        The singular value decomposition of the products, found from the tables alone:
-        Golub and Van Loan, Matrix Computations, on the QR and singular value
-        decompositions.
+        >>> import keras
+        >>> from memembed.compression import pack
+        >>> from memembed.layers import LowBitEmbedding
+        >>> layer = LowBitEmbedding(1000, 4, bits=2)
+        >>> model = keras.Sequential([keras.Input(()), layer])
+        >>> model.count_params(), pack(model).count_params()
+        (4008, 1008)
     """
-    user_basis, user_rest = np.linalg.qr(np.asarray(users, "float64"))
-    movie_basis, movie_rest = np.linalg.qr(np.asarray(movies, "float64"))
-    left, strengths, right = np.linalg.svd(user_rest @ movie_rest.T)
-    rank = max(1, np.sum(strengths > strengths.max() * 1e-6))
-    scale = np.sqrt(strengths[:rank])
-    return user_basis @ left[:, :rank] * scale, movie_basis @ right[:rank].T * scale
-
-
-def equal_shares(counts, num_blocks):
-    """Cut ids in order of popularity into blocks with an equal share of the counts.
-
-    Args:
-        counts: how often each id occurs.
-        num_blocks: how many blocks to make.
-
-    Returns:
-        The sizes of the blocks, a list of positive ints.
-
-    Example:
-        >>> equal_shares([6, 3, 3, 2, 1, 1, 1, 1], num_blocks=3)
-        [1, 2, 5]
-    """
-    share = np.cumsum(counts) / np.sum(counts)
-    cuts = np.searchsorted(share, np.arange(1, num_blocks) / num_blocks) + 1
-    sizes = np.diff([0, *cuts, len(share)])
-    if not (sizes > 0).all():
+    if not any(isinstance(layer, LowBitEmbedding) for layer in model.layers):
         raise ValueError(
-            "`num_blocks` must leave each block an id. "
-            f"Received: num_blocks={num_blocks}, which gives {sizes.tolist()}"
+            "`model` must have a layer LowBitEmbedding. "
+            f"Received: a model of {[type(layer).__name__ for layer in model.layers]}"
         )
-    return sizes.tolist()
+
+    def clone(layer):
+        if isinstance(layer, LowBitEmbedding):
+            return layer.pack()
+        copy = type(layer).from_config(layer.get_config())
+        if layer.built:
+            copy.build_from_config(layer.get_build_config() or {})
+            copy.set_weights(layer.get_weights())
+        return copy
+
+    return keras.models.clone_model(model, clone_function=clone)
 
 
-def sensitivities(tables, examples):
-    """Return how much a small error of each number raises the squared errors.
-
-    To second order, an error `e` of one number raises the mean squared error by its
-    sensitivity times `e ** 2`, were the ratings predicted well: the sum, over the
-    ratings that meet the number, of the square of the rating's slope in it.
-
-    Args:
-        tables: a dict of arrays: `"user"` and `"movie"`, and if there are biases,
-            `"user_bias"` and `"movie_bias"`.
-        examples: `memembed.data.Examples`.
-
-    Returns:
-        A dict of arrays of the same shapes.
-    """
-    user, movie = examples.user, examples.movie
-    # A column at a time: all of them, for each rating, might not fit in memory.
-    score = sum(
-        users[user] * movies[movie]
-        for users, movies in zip(tables["user"].T, tables["movie"].T, strict=True)
+def _embeddings(model):
+    """Return what `embeddings_of` does, of no other model than it knows."""
+    known = {layer.name: layer for layer in model.layers}
+    if isinstance(known.get("dot_product"), keras.layers.Dot) and "rating" in known:
+        layers = embeddings_of(model)
+        if all(hasattr(layer, "input_dim") for layer in layers.values()):
+            return layers
+    raise ValueError(
+        "`model` must be made by `dot_product_model`. "
+        f"Received: a model of {list(known)}"
     )
-    if "user_bias" in tables:
-        score += tables["user_bias"][user, 0] + tables["movie_bias"][movie, 0]
-    probability = 1 / (1 + np.exp(-score))
-    slopes = (MAX_RATING * probability * (1 - probability)) ** 2 / len(score)
-
-    def summed(name, ids, others, other_ids):
-        return np.stack(
-            [
-                np.bincount(ids, slopes * column[other_ids] ** 2, len(tables[name]))
-                for column in others.T
-            ],
-            axis=1,
-        )
-
-    one = np.ones((1, 1))  # what a bias is multiplied by
-    found = {
-        "user": summed("user", user, tables["movie"], movie),
-        "movie": summed("movie", movie, tables["user"], user),
-    }
-    if "user_bias" in tables:
-        found["user_bias"] = summed("user_bias", user, one, 0)
-        found["movie_bias"] = summed("movie_bias", movie, one, 0)
-    return found
 
 
-def _best_rank(tables, weights, sizes, max_bytes):
-    """Return how many columns to keep, and the bits of each block's columns.
-
-    Every column has an offset and a scale in each block, whether it has bits or not.
-    """
-    most = tables["user"].shape[1]
-    errors, left_out = {}, np.zeros(most + 1)
-    for name, table in tables.items():
-        for block, ids in enumerate(_slices(sizes[name])):
-            numbers, weight = table[ids], weights[name][ids]
-            errors[name, block] = rounding_errors(numbers, weight)
-            if "bias" not in name:
-                without = np.einsum("ij,ij->j", weight, numbers**2)
-                left_out += [without[rank:].sum() for rank in range(most + 1)]
-    rows = {(name, block): sizes[name][block] for name, block in errors}
-
-    plans = []
-    for rank in range(1, most + 1):
-        kept = {block: error[:rank] for block, error in errors.items()}
-        try:
-            bits, error = plan_bits(kept, rows, max_bytes)
-        except ValueError:
-            if not plans:
-                raise
-            break  # nor will more columns fit
-        plans.append((error + left_out[rank], rank, bits))
-    _, rank, bits = min(plans, key=lambda plan: plan[:2])
-    return rank, bits
-
-
-def plan_bits(errors, rows, max_bytes):
-    """Choose the bits of each column of each block, for the least error in a budget.
-
-    Args:
-        errors: a dict from a block to an array of shape `(columns, most bits + 1)`: the
-            error of a column at each number of bits.
-        rows: a dict from a block to its number of rows.
-        max_bytes: how many bytes all blocks may take: see `sizing.low_bit_bytes`.
-
-    Returns:
-        A dict from a block to the bits of its columns, a list; and the error.
-    """
-    # A block needs a bit: in the column where it gains most.
-    bits = {block: [0] * len(error) for block, error in errors.items()}
-    for block, error in errors.items():
-        bits[block][np.argmax(error[:, 0] - error[:, 1])] = 1
-
-    least = sum(low_bit_bytes(rows[x], len(bits[x]), bits[x]) for x in errors)
-    left = max_bytes - least
-    if left < 0:
-        raise ValueError(
-            f"`max_bytes` must be at least {least}, which one bit in each block takes. "
-            f"Received: max_bytes={max_bytes}"
-        )
-
-    def best_step(block, column):
-        """Return the further bits that gain most for each of them, and that gain."""
-        error, now = errors[block][column], bits[block][column]
-        more = np.arange(now + 1, len(error))
-        gains = (error[now] - error[more]) / ((more - now) * rows[block])
-        best = np.argmax(gains)
-        return -gains[best], block, column, int(more[best])
-
-    steps = [
-        best_step(block, column)
-        for block, error in errors.items()
-        for column in range(len(error))
-    ]
-    heapq.heapify(steps)
-    while steps:
-        gain, block, column, more = heapq.heappop(steps)
-        now, before = bits[block][column], code_bytes(rows[block], bits[block])
-        bits[block][column] = more
-        extra = code_bytes(rows[block], bits[block]) - before
-        if gain >= 0 or extra > left:
-            bits[block][column] = now  # another column's step may fit still
-            continue
-        left -= extra
-        if more < errors[block].shape[1] - 1:
-            heapq.heappush(steps, best_step(block, column))
-    error = sum(errors[block][range(len(b)), b].sum() for block, b in bits.items())
-    return bits, error
-
-
-def rounding_errors(table, weights):
-    """Return the error that rounding makes, for each column and number of bits.
-
-    Args:
-        table: array of shape `(ids, columns)`.
-        weights: array of the same shape: how much the square of an error counts.
-
-    Returns:
-        An array of shape `(columns, MOST_BITS + 1)`.
-    """
-    columns = range(table.shape[1])
-    errors = np.empty((len(columns), MOST_BITS + 1))
-    for bits in range(MOST_BITS + 1):
-        offsets, scales = even_steps(table, [bits for _ in columns], weights)
-        codes = np.round((table - offsets) / scales).clip(0, 2**bits - 1)
-        rounded = offsets + scales * codes
-        errors[:, bits] = np.einsum("ij,ij->j", weights, (table - rounded) ** 2)
-    return errors
-
-
-def _slices(sizes):
-    stops = np.cumsum(sizes)
-    return [slice(stop - size, stop) for stop, size in zip(stops, sizes, strict=True)]
-
-
-def _rows(layer):
+def _rows(name, layer):
     """Return all embeddings of a layer, in float64."""
-    rows = layer(np.arange(layer.input_dim))
-    return ops.convert_to_numpy(rows).astype("float64")
+    with keras.StatelessScope():  # or else the layer would keep this call's penalty
+        rows = layer(np.arange(layer.input_dim))
+    rows = ops.convert_to_numpy(rows).astype("float64")
+    if not np.isfinite(rows).all():
+        row, column = np.argwhere(~np.isfinite(rows))[0]
+        raise ValueError(
+            "`model` must have embeddings that are finite. "
+            f"Received: {name}[{row}, {column}]={rows[row, column]}"
+        )
+    return rows
+
+
+def _counts(side, ids, rows):
+    """Return how often each row of a table is looked up."""
+    ids = ids[side]
+    if not len(ids):
+        raise ValueError("`examples` must hold ratings. Received: none")
+    if ids.min() < 0 or ids.max() >= rows:
+        raise ValueError(
+            f"`examples.{side}` must be rows of the model's {rows}. "
+            f"Received: rows from {ids.min()} to {ids.max()}"
+        )
+    return np.bincount(ids, minlength=rows)

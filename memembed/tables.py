@@ -153,6 +153,40 @@ def compositional(
     ]
 
 
+def principal_axes(users, movies):
+    """Turn two tables so that their columns are orthogonal, the strongest first.
+
+    All products of a row of the one with a row of the other stay the same. Of all pairs
+    of tables with these products, it is the one whose squares have the least sum; a
+    column is as large in the one as in the other.
+
+    Args:
+        users: array of shape `(users, columns)`.
+        movies: array of shape `(movies, columns)`.
+
+    Returns:
+        The two tables, in float64. Columns past the rank of the products are left out.
+
+    Example:
+        >>> users, movies = principal_axes([[3, 3], [0, 0], [4, 4]], [[1, 0], [0, 1]])
+        >>> (users @ movies.T).round(6).tolist()
+        [[3.0, 3.0], [0.0, 0.0], [4.0, 4.0]]
+        >>> users.shape
+        (3, 1)
+
+    References:
+        The singular value decomposition of the products, found from the tables alone:
+        Golub and Van Loan, Matrix Computations, on the QR and singular value
+        decompositions.
+    """
+    user_basis, user_rest = np.linalg.qr(np.asarray(users, "float64"))
+    movie_basis, movie_rest = np.linalg.qr(np.asarray(movies, "float64"))
+    left, strengths, right = np.linalg.svd(user_rest @ movie_rest.T)
+    rank = max(1, np.sum(strengths > strengths.max() * 1e-6))
+    scale = np.sqrt(strengths[:rank])
+    return user_basis @ left[:, :rank] * scale, movie_basis @ right[:rank].T * scale
+
+
 def even_steps(table, bits, popularity=None):
     """Choose the evenly spaced values to which a table is rounded.
 
@@ -164,56 +198,88 @@ def even_steps(table, bits, popularity=None):
     Args:
         table: array of shape `(ids, columns)`.
         bits: for each column, the bits of a number: `2 ** bits` values. With no bits,
-            that is one value, the mean.
+            that is one value, the mean. An array of shape `(choices, columns)`, or
+            `(choices, 1)`, gives several choices for each column.
         popularity: how often each id occurs, in any unit. None: all alike. Or the
             weight of each number, an array of the shape of `table`.
 
     Returns:
-        The offsets and the scales, each of shape `(columns,)`, in float64.
+        The offsets, the scales, and the squared errors, summed over the ids with their
+        weights: by popularity, the largest weight is 1. Each is of shape `(columns,)`,
+        or `(choices, columns)`, in float64.
 
     Example:
-        >>> offsets, scales = even_steps([[-1.0], [0.1], [0.9], [2.0]], bits=[2])
+        >>> table = [[-1.0], [0.1], [0.9], [2.0]]
+        >>> offsets, scales, errors = even_steps(table, bits=[2])
         >>> offsets.round(2).tolist(), scales.round(2).tolist()
         ([-0.97], [0.98])
     """
     table = check_table(table)
     if np.ndim(popularity) < 2:
         popularity = as_weights(popularity, table)[:, None]
-    most = np.maximum(np.max(popularity, axis=0), np.finfo("float64").tiny)
-    weights = np.maximum(popularity / most, LEAST_WEIGHT)
-    weights = np.broadcast_to(weights / weights.sum(axis=0), table.shape)
-    top = 2.0 ** np.asarray(bits) - 1
-    values = table.astype("float64")
-    centre = _column_sums(weights, values)
-    widest = np.abs(values - centre).max(axis=0)
-    constant = (widest == 0) | (top == 0)
-    widest[constant] = 1.0
-    top[constant] = 1.0
-    best_error = np.full(table.shape[1], np.inf)
-    best = np.empty((2, table.shape[1]))
-    for share in np.geomspace(0.1, 1, 24):
-        offsets, scales = centre - share * widest, 2 * share * widest / top
+    weights = np.broadcast_to(popularity, table.shape)
+    bits = np.broadcast_to(bits, np.broadcast_shapes(np.shape(bits), table.shape[1:]))
+    columns = [
+        _column_steps(
+            *(x[:, j].astype("float64") for x in (table, weights)), bits[..., j]
+        )
+        for j in range(table.shape[1])
+    ]
+    return tuple(np.stack(columns, axis=-1))
+
+
+def _column_steps(values, weights, bits):
+    """Return a column's offset, scale and error, for each of some bits."""
+    most = max(weights.max(), np.finfo("float64").tiny)
+    shares = np.maximum(weights / most, LEAST_WEIGHT)
+    shares /= shares.sum()
+    # Sums by einsum: BLAS would start threads, which take longer than the sum.
+    centre = np.einsum("i,i", shares, values)
+    # Numbers of the same code follow each other in order. The sums of the shares, and
+    # of the shares times the numbers, from each number on, are all that it takes to try
+    # a range and to fit it.
+    order = np.argsort(values)
+    deviations, shares = values[order] - centre, shares[order]
+    variance = np.einsum("i,i,i", shares, deviations, deviations)
+    widest = np.abs(deviations[[0, -1]]).max()
+    sums = np.zeros((2, len(values) + 1))
+    np.cumsum([shares[::-1], (shares * deviations)[::-1]], axis=1, out=sums[:, -2::-1])
+
+    def best_range(top):
+        if not top or not widest:
+            return centre, 1.0
+        codes = np.arange(1, top + 1)
+        starts = -np.geomspace(0.1, 1, 24)[:, None] * widest
+        steps = -2 * starts / top
+        tried = []
         for _ in range(3):
-            codes = np.round((values - offsets) / scales).clip(0, top)
-            errors = values - offsets - scales * codes
-            error = _column_sums(weights, errors**2)
-            better = error < best_error
-            best_error[better] = error[better]
-            best[:, better] = offsets[better], scales[better]
+            firsts = np.searchsorted(deviations, starts + steps * (codes - 0.5))
+            # A code is the number of codes from 1 on that are reached, and its square
+            # is the sum of as many odd numbers.
+            reached, products = sums[:, firsts]
+            mean = reached.sum(axis=1, keepdims=True)
+            spread = (reached @ (2 * codes - 1))[:, None] - mean**2
+            slope = products.sum(axis=1, keepdims=True)
+            errors = variance - 2 * steps * slope + steps**2 * spread
+            errors += (starts + steps * mean) ** 2
+            best = errors.argmin()
+            tried.append((errors[best, 0], starts[best, 0], steps[best, 0]))
             # The line that fits the numbers best, given their codes.
-            mean = _column_sums(weights, codes)
-            spread = _column_sums(weights, (codes - mean) ** 2)
-            slope = _column_sums(weights, (codes - mean) * (values - centre))
             fits = (spread > 0) & (slope > 0)
-            scales = np.where(fits, slope / np.where(fits, spread, 1), scales)
-            offsets = np.where(fits, centre - scales * mean, offsets)
-    # The first value, not between two of them, and the only one of no bits.
-    best[:, constant] = centre[constant], np.ones(constant.sum())
-    return tuple(best)
+            steps = np.where(fits, slope / np.where(fits, spread, 1), steps)
+            starts = np.where(fits, -steps * mean, starts)
+        _, start, step = min(tried)
+        return centre + start, step
 
-
-def _column_sums(weights, values):
-    return np.einsum("ij,ij->j", weights, values)
+    found = []
+    for top in 2 ** bits.ravel() - 1:
+        offset, scale = best_range(top)
+        errors = values - offset
+        codes = errors / scale  # in place from here: new memory would take most time
+        np.rint(codes, out=codes).clip(0, top, out=codes)
+        errors -= np.multiply(codes, scale, out=codes)
+        found.append((offset, scale, np.einsum("i,i,i", weights, errors, errors)))
+    return np.transpose(found).reshape(3, *bits.shape)
 
 
 def as_weights(popularity, table):

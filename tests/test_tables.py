@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memembed import tables
-from memembed.tables import compositional, low_rank
+from memembed.tables import compositional, even_steps, low_rank, principal_axes
 
 COMBINERS = ["multiply", "add", "concatenate"]
 
@@ -415,3 +415,55 @@ def test_bad_dim(dim, error, message):
 def test_bad_composition(num_buckets, combiner, message):
     with pytest.raises(ValueError, match=message):
         compositional(np.ones((6, 4)), num_buckets, combiner)
+
+
+def test_principal_axes_keep_the_products_and_part_with_nothing_else():
+    rng = np.random.default_rng(0)
+    users, movies = rng.normal(size=(30, 4)), rng.normal(size=(20, 4))
+    movies[:, 3] = movies[:, 0]  # rank 4 still: the users' columns differ
+    turned = principal_axes(users, movies)
+    np.testing.assert_allclose(turned[0] @ turned[1].T, users @ movies.T, atol=1e-9)
+    strengths = np.linalg.svd(users @ movies.T, compute_uv=False)[:3]
+    for table in turned:
+        np.testing.assert_allclose(
+            table.T @ table, np.diag(strengths), atol=1e-9 * strengths[0]
+        )
+
+
+def test_even_steps_is_near_the_best_uniform_quantiser():
+    """Of a normal distribution: Max, Quantizing for minimum distortion, 1960."""
+    values = np.random.default_rng(0).normal(size=(20_000, 4))
+    _, _, errors = even_steps(values, [1, 2, 3, 4])
+    np.testing.assert_allclose(
+        errors / 20_000, [0.3634, 0.1188, 0.03744, 0.01154], rtol=0.05
+    )
+
+
+def tried_one_after_another(values, weights, bits):
+    """Return the best steps, found the long way: every range rounds every number."""
+    shares, top, tried = weights / weights.sum(), 2**bits - 1, []
+    centre = shares @ values
+    for share in np.geomspace(0.1, 1, 24):
+        offset = centre - share * np.abs(values - centre).max()
+        scale = 2 * (centre - offset) / top
+        for _ in range(3):
+            codes = np.round((values - offset) / scale).clip(0, top)
+            error = weights @ (values - offset - scale * codes) ** 2
+            tried.append((error, offset, scale))
+            mean = shares @ codes
+            scale = shares @ ((codes - mean) * values) / (shares @ (codes - mean) ** 2)
+            offset = centre - scale * mean
+    return min(tried)
+
+
+@given(st.integers(1, 8), seeds)
+def test_even_steps_are_those_of_all_ranges_that_round_least(bits, seed):
+    table, weights = random_table(400, 2, seed), random_popularity((400, 2), seed)
+    offsets, scales, errors = even_steps(table, [[0], [bits]], weights)
+    for j, (values, weight) in enumerate(zip(table.T, weights.T, strict=True)):
+        found = errors[1, j], offsets[1, j], scales[1, j]
+        expected = tried_one_after_another(values, weight, bits)
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+        mean = np.average(values, weights=weight)
+        found = errors[0, j], offsets[0, j]
+        np.testing.assert_allclose(found, (weight @ (values - mean) ** 2, mean))

@@ -212,7 +212,7 @@ class LowBitEmbedding(CompressedEmbedding):
             even_steps(table[ids], bits, weights[ids])
             for ids, bits in zip(self._slices(), self._bits, strict=True)
         ]
-        offsets, scales = zip(*steps, strict=True)
+        offsets, scales, _ = zip(*steps, strict=True)
         self.tables[0].set_weights([table])
         self.offsets.assign(np.stack(offsets))
         self.scales.assign(np.stack(scales))

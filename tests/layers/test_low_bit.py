@@ -5,7 +5,6 @@ from keras import ops
 
 from memembed import sizing
 from memembed.layers import LowBitEmbedding, QREmbedding, pack
-from memembed.tables import even_steps
 from standards import BACKEND, EmbeddingStandards, arrays, embed, model_of, predict
 
 
@@ -253,18 +252,6 @@ def test_popular_ids_are_rounded_less():
         for layer in (trained(2)[0], trained(2, popularity=popularity)[0])
     ]
     assert errors[1] < errors[0]
-
-
-def test_even_steps_is_near_the_best_uniform_quantiser():
-    """Of a normal distribution: Max, Quantizing for minimum distortion, 1960."""
-    values = np.random.default_rng(0).normal(size=(20_000, 4))
-    bits = np.array([1, 2, 3, 4])
-    offsets, scales = even_steps(values, bits)
-    codes = np.round((values - offsets) / scales).clip(0, 2.0**bits - 1)
-    distortion = np.square(values - offsets - scales * codes).mean(axis=0)
-    np.testing.assert_allclose(
-        distortion, [0.3634, 0.1188, 0.03744, 0.01154], rtol=0.05
-    )
 
 
 def test_a_constant_column():
