@@ -226,16 +226,26 @@ class LowBitEmbedding(CompressedEmbedding):
             )
             covering = ["zeros", "ones"]
         else:
-            blocks = [self.tables[0].embeddings[ids] for ids in self._slices()]
+
+            def ends(dtype):
+                # Drawn a second time, which gives the same values: what the table holds
+                # cannot be read while a model's first call is traced.
+                table = self.tables[0].embeddings_initializer(
+                    (self.input_dim, self.output_dim), dtype=dtype
+                )
+                blocks = [table[ids] for ids in self._slices()]
+                return [
+                    ops.stack([reduce(x, axis=0) for x in blocks])
+                    for reduce in (ops.min, ops.max)
+                ]
 
             def least(shape, dtype=None):
-                return ops.cast(ops.stack([ops.min(x, axis=0) for x in blocks]), dtype)
+                return ends(dtype)[0]
 
             def step(shape, dtype=None):
-                most = ops.cast(ops.stack([ops.max(x, axis=0) for x in blocks]), dtype)
-                span = most - least(shape, dtype)
+                low, high = ends(dtype)
                 steps = ops.maximum(ops.convert_to_tensor(self._tops, dtype), 1)
-                return ops.where(span > 0, span / steps, 1)
+                return ops.where(high > low, (high - low) / steps, 1)
 
             covering = [least, step]
         self.offsets, self.scales = (

@@ -37,6 +37,17 @@ def model_of(layer, *more):
     return keras.Model(inputs, outputs)
 
 
+class Subclassed(keras.Model):
+    """A model that builds its layer in its first call."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def call(self, inputs):
+        return self.layer(inputs)
+
+
 def predict(model, ids):
     return model.predict(ids, verbose=0)
 
@@ -222,6 +233,35 @@ class EmbeddingStandards:
             assert layer.compute_output_shape(shape) == expected
             symbolic = layer(keras.KerasTensor(shape, dtype="int32"))
             assert (symbolic.shape, symbolic.dtype) == (expected, "float32")
+
+    @slow
+    @pytest.mark.parametrize("first", ["fit", "predict"])
+    @pytest.mark.parametrize(
+        "kind", [Subclassed, lambda layer: keras.Sequential([layer])]
+    )
+    def test_built_by_its_first_call(self, layer, kind, first):
+        """Which is traced: as if it had been built before."""
+        ids = np.arange(layer.input_dim)[None]
+        targets = np.ones((*ids.shape, layer.output_dim))
+        results = []
+        for early in (True, False):
+            keras.utils.set_random_seed(1)  # Keras draws the initializers' seeds
+            new = self.new(layer)
+            if early:
+                new.build()
+            model = kind(new)
+            model.compile(
+                keras.optimizers.SGD(0.1),
+                "mse",
+                run_eagerly=early,
+                jit_compile=BACKEND == "jax" and not early,
+            )
+            if first == "fit":
+                model.fit(ids, targets, verbose=0)
+            results.append([predict(model, ids), *new.get_weights()])
+        for before, lazily in zip(*results, strict=True):
+            assert np.isfinite(before).all()
+            np.testing.assert_allclose(lazily, before, rtol=1e-5, atol=1e-7)
 
     @slow
     def test_batches_of_any_size(self, layer):

@@ -122,6 +122,18 @@ class TestLowBitEmbedding(EmbeddingStandards):
     test_saving_keeps_how_it_was_quantised = None
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_steps_begin_with_what_covers_the_rows(dtype):
+    bits, block_sizes = [[2, 0], 3], [5, 7]
+    layer = LowBitEmbedding(12, 2, bits, block_sizes, dtype=dtype)
+    layer.build()
+    offsets, scales, table = arrays(layer)
+    blocks = np.split(table, [5])
+    np.testing.assert_array_equal(offsets, [rows.min(axis=0) for rows in blocks])
+    spans = np.array([np.ptp(rows, axis=0) for rows in blocks])
+    np.testing.assert_allclose(scales * [[3, 1], [7, 7]], spans, rtol=1e-3)
+
+
 def trained(bits, rows=300, columns=5, **arguments):
     """Return a layer fitted to a random table, and the table."""
     table = np.random.default_rng(0).normal(size=(rows, columns)).astype("float32")
