@@ -1,5 +1,6 @@
 """What the layers and `memembed.sizing` check alike. It imports no Keras."""
 
+import itertools
 import math
 import numbers
 import operator
@@ -51,6 +52,20 @@ def check_sizes(name, values):
     if not sizes:
         raise ValueError(f"`{name}` must not be empty. Received: {name}={values!r}")
     return sizes
+
+
+def block_slices(sizes):
+    """Return the slice of each of some blocks that lie one after another.
+
+    Args:
+        sizes: how long each block is.
+
+    Example:
+        >>> block_slices([2, 3])
+        [slice(0, 2, None), slice(2, 5, None)]
+    """
+    ends = itertools.pairwise(itertools.accumulate(sizes, initial=0))
+    return [slice(*each) for each in ends]
 
 
 def check_bits(bits, output_dim):

@@ -76,10 +76,10 @@ class CompressedEmbedding(keras.layers.Layer):
     def __init__(
         self,
         output_dim,
-        embeddings_initializer,
-        embeddings_regularizer,
-        embeddings_constraint,
-        mask_zero,
+        embeddings_initializer=None,
+        embeddings_regularizer=None,
+        embeddings_constraint=None,
+        mask_zero=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
