@@ -20,7 +20,7 @@ from memembed.data import load_ratings, prepare
 from memembed.experiments.journal import Journal
 from memembed.layers import HashEmbedding, MDEmbedding, QREmbedding
 from memembed.models import LookupL2, bias_model, dot_product_model
-from memembed.sizing import fewest_buckets, md_plan, training_bytes
+from memembed.sizing import min_buckets, md_plan, training_bytes
 from memembed.training import cosine, evaluate, train
 
 LAYERS = {
@@ -147,7 +147,7 @@ def configurations(data):
         def make(times, combiner):
             return lambda side: {
                 "layer": "QREmbedding",
-                "num_buckets": times * fewest_buckets(sizes[side]),
+                "num_buckets": times * min_buckets(sizes[side]),
                 "combiner": combiner,
             }
 
