@@ -213,6 +213,19 @@ class EmbeddingStandards:
         ids = [np.nan, np.inf, -np.inf, -1, layer.input_dim, 1e30, 2.0**31, 2.0**32]
         assert np.isnan(embed(layer, np.array(ids, dtype))).all()
 
+    @pytest.mark.skipif(BACKEND != "tensorflow", reason="the others have no ragged ids")
+    def test_ragged_ids_are_refused(self, layer):
+        import tensorflow as tf
+
+        for ids in (
+            tf.ragged.constant([[0], [1, 2]]),
+            keras.Input((None,), ragged=True),
+        ):
+            with pytest.raises(
+                ValueError, match=r"`ids.to_tensor\(\)`, and .*mask_zero"
+            ):
+                layer(ids)
+
     def test_unknown_ids_train_nothing(self, layer):
         before = layer.get_weights()
         model = model_of(layer)
@@ -319,10 +332,13 @@ class EmbeddingStandards:
 
     @slow
     @pytest.mark.skipif(BACKEND != "tensorflow", reason="a SavedModel is TensorFlow's")
-    def test_export(self, layer, tmp_path):
+    @pytest.mark.parametrize("mode", [None, "int8"])
+    def test_export(self, layer, mode, tmp_path):
         import tensorflow as tf
 
         model = model_of(layer)
+        if mode:
+            quantize(model, mode)
         model.export(tmp_path / "model", verbose=False)
         served = tf.saved_model.load(tmp_path / "model")
         for ids in ([[0, 1, 2]], [[0], [layer.input_dim - 1]], [[-1]]):

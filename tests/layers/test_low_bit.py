@@ -132,6 +132,10 @@ class TestPackedEmbedding(TestLowBitEmbedding):
         name: TestLowBitEmbedding.configurations[name]
         for name in ("blocks", "none for some")
     }
+    bad_arguments = [
+        ({"input_dim": 0}, ValueError, r"`input_dim` must be.*input_dim=0"),
+        ({"bits": [3, 9, 3]}, ValueError, r"`bits` must be from 0 to 8.*bits=9"),
+    ]
 
     @pytest.fixture
     def layer(self, request):
@@ -338,7 +342,8 @@ def test_training_reaches_what_rounding_alone_does_not():
     model.compile(keras.optimizers.Adam(0.02), "mse")
     ids = np.arange(20)[None]
     before = model.evaluate(ids, targets, verbose=0)
-    model.fit(ids, targets, epochs=150, verbose=0)
+    steps = [np.repeat(array, 150, axis=0) for array in (ids, targets)]
+    model.fit(*steps, batch_size=1, verbose=0)
     assert model.evaluate(ids, targets, verbose=0) < 0.1 * before
 
 
