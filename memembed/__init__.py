@@ -9,7 +9,22 @@ Importing the package registers its layers with Keras, so that
 `keras.saving.load_model` finds them.
 """
 
-from memembed.layers import HashEmbedding, LowBitEmbedding, MDEmbedding, QREmbedding
+from memembed.compression import compress, pack
+from memembed.layers import (
+    HashEmbedding,
+    LowBitEmbedding,
+    MDEmbedding,
+    PackedEmbedding,
+    QREmbedding,
+)
 
 __version__ = "0.1.0"
-__all__ = ["HashEmbedding", "LowBitEmbedding", "MDEmbedding", "QREmbedding"]
+__all__ = [
+    "HashEmbedding",
+    "LowBitEmbedding",
+    "MDEmbedding",
+    "PackedEmbedding",
+    "QREmbedding",
+    "compress",
+    "pack",
+]

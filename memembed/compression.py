@@ -193,16 +193,14 @@ def pack(model):
 
 
 def _embeddings(model):
-    """Return what `embeddings_of` does, of no other model than it knows."""
-    known = {layer.name: layer for layer in model.layers}
-    if isinstance(known.get("dot_product"), keras.layers.Dot) and "rating" in known:
-        layers = embeddings_of(model)
-        if all(hasattr(layer, "input_dim") for layer in layers.values()):
-            return layers
-    raise ValueError(
-        "`model` must be made by `dot_product_model`. "
-        f"Received: a model of {list(known)}"
-    )
+    """Return the embedding layers of a `dot_product_model`."""
+    layers = embeddings_of(model)
+    if "user" not in layers:
+        raise ValueError(
+            "`model` must be made by `dot_product_model`. "
+            f"Received: a model with {list(layers)} alone"
+        )
+    return layers
 
 
 def _rows(name, layer):

@@ -137,14 +137,19 @@ def embeddings_of(model):
     sources = _sources(model)
     tables = sources.get("dot_product", [])
     biases = [name for name in sources.get("score", []) if name != "dot_product"]
-    if len(tables) not in (0, 2) or len(biases) not in (0, 2) or not tables + biases:
+    names = dict(zip(("user", "movie"), tables, strict=False))
+    names |= zip(("user_bias", "movie_bias"), biases, strict=False)
+    found = {side: model.get_layer(name) for side, name in names.items()}
+    if (
+        {len(tables), len(biases)} not in ({0, 2}, {2})
+        or "rating" not in sources
+        or not all(hasattr(layer, "input_dim") for layer in found.values())
+    ):
         raise ValueError(
             "`model` must be made by `dot_product_model` or `bias_model`. "
             f"Received: a model of {list(sources)}"
         )
-    names = dict(zip(("user", "movie"), tables, strict=False))
-    names |= zip(("user_bias", "movie_bias"), biases, strict=False)
-    return {side: model.get_layer(name) for side, name in names.items()}
+    return found
 
 
 def input_dims(model):

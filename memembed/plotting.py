@@ -16,7 +16,7 @@ from matplotlib.ticker import (
 )
 from matplotlib.transforms import Bbox
 
-from memembed.sizing import fewest_buckets, qr_parameters
+from memembed.sizing import min_buckets, qr_parameters
 from memembed.training import as_frame
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
@@ -167,7 +167,7 @@ def bucket_rows(input_dim):
     """
     buckets = np.unique(np.geomspace(1, input_dim, 400).astype(int))
     rows = [qr_parameters(input_dim, 1, int(m)) for m in buckets]
-    best = fewest_buckets(input_dim)
+    best = min_buckets(input_dim)
     least = qr_parameters(input_dim, 1, best)
     axes = _new_axes()
     axes.loglog(buckets, rows)

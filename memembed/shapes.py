@@ -1,10 +1,11 @@
 """What the layers and `memembed.sizing` check alike. It imports no Keras."""
 
+import itertools
 import math
 import numbers
 import operator
 
-MOST_BITS = 8  # of a number in a LowBitEmbedding
+MAX_BITS = 8  # of a number in a LowBitEmbedding
 COMBINERS = ("multiply", "add", "concatenate")
 
 
@@ -53,6 +54,20 @@ def check_sizes(name, values):
     return sizes
 
 
+def block_slices(sizes):
+    """Return the slice of each of some blocks that lie one after another.
+
+    Args:
+        sizes: how long each block is.
+
+    Example:
+        >>> block_slices([2, 3])
+        [slice(0, 2, None), slice(2, 5, None)]
+    """
+    ends = itertools.pairwise(itertools.accumulate(sizes, initial=0))
+    return [slice(*each) for each in ends]
+
+
 def check_bits(bits, output_dim):
     """Return the bits of each column as a list.
 
@@ -69,9 +84,9 @@ def check_bits(bits, output_dim):
     if isinstance(bits, (str, bytes)) or not hasattr(bits, "__iter__"):
         bits = [bits] * output_dim
     bits = [0 if _is_zero(each) else check_size("bits", each) for each in bits]
-    if len(bits) != output_dim or max(bits) > MOST_BITS or not any(bits):
+    if len(bits) != output_dim or max(bits) > MAX_BITS or not any(bits):
         raise ValueError(
-            f"`bits` must be from 0 to {MOST_BITS}, one number for all {output_dim} "
+            f"`bits` must be from 0 to {MAX_BITS}, one number for all {output_dim} "
             "columns or one for each, and not all of them 0. "
             f"Received: bits={received!r}"
         )
@@ -136,6 +151,25 @@ def check_block_bits(bits, shapes, by_block):
     ]
 
 
+def min_buckets(input_dim):
+    """Return the `num_buckets` for which a `QREmbedding`'s two tables have fewest rows.
+
+    The rows are `m + ceil(input_dim / m)`; `m = ceil(sqrt(input_dim))` is the least.
+
+    Args:
+        input_dim: size of the vocabulary.
+
+    Raises:
+        TypeError: `input_dim` is not an integer.
+        ValueError: `input_dim` is not positive.
+
+    Example:
+        >>> min_buckets(6040)
+        78
+    """
+    return math.isqrt(check_size("input_dim", input_dim) - 1) + 1
+
+
 def qr_shapes(input_dim, output_dim, num_buckets, combiner):
     """Return the shapes of a `QREmbedding`'s tables, the remainder's first.
 
@@ -163,7 +197,7 @@ def qr_shapes(input_dim, output_dim, num_buckets, combiner):
             )
     else:
         if num_buckets is None:
-            num_buckets = math.isqrt(input_dim - 1) + 1
+            num_buckets = min_buckets(input_dim)
         buckets = check_size("num_buckets", num_buckets)
         rows = [buckets, -(-input_dim // buckets)]
     if combiner not in COMBINERS:

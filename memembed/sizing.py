@@ -15,7 +15,6 @@ of Keras 3.15:
 - A projection's bias stays in float32.
 """
 
-import bisect
 import itertools
 import math
 import numbers
@@ -28,15 +27,31 @@ from memembed.shapes import (
     check_sizes,
     low_bit_shapes,
     md_shapes,
+    min_buckets,
     qr_shapes,
 )
 
+__all__ = [
+    "alpha_power_dims",
+    "code_bytes",
+    "low_bit_bytes",
+    "md_bytes",
+    "md_parameters",
+    "md_plan",
+    "min_buckets",
+    "plain_bytes",
+    "plain_parameters",
+    "qr_bytes",
+    "qr_parameters",
+    "training_bytes",
+]
+
 BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4}
 INT4_GROUP = 128  # numbers that share a scale
-MOST_WIDTHS = 12  # of which 4,095 plans can be made
+MAX_WIDTHS = 12  # of which 4,095 plans can be made
 
 # Numbers as large as the weights that an optimizer keeps between steps.
-OPTIMIZER_SLOTS = {"sgd": 0, "adagrad": 1, "adam": 2, "amsgrad": 3, "adafactor": 1}
+OPTIMIZER_SLOTS = {"sgd": 0, "adagrad": 1, "adam": 2, "adafactor": 1}
 
 
 def plain_parameters(input_dim, output_dim):
@@ -128,26 +143,6 @@ def code_bytes(rows, bits):
     return -(-rows * sum(bits) // 8)
 
 
-def fewest_buckets(input_dim):
-    """Return the `num_buckets` for which the two tables have the fewest rows.
-
-    The rows are `m + ceil(input_dim / m)`; `m = ceil(sqrt(input_dim))` is the least.
-
-    Args:
-        input_dim: size of the vocabulary.
-
-    Raises:
-        TypeError: `input_dim` is not an integer.
-        ValueError: `input_dim` is not positive.
-
-    Example:
-        >>> fewest_buckets(6040)
-        78
-    """
-    (num_buckets, _), _ = qr_shapes(input_dim, 1, None, "multiply")  # its default
-    return num_buckets
-
-
 def qr_parameters(input_dim, output_dim, num_buckets=None, combiner="multiply"):
     """Count the parameters of a `QREmbedding` with these arguments.
 
@@ -155,7 +150,7 @@ def qr_parameters(input_dim, output_dim, num_buckets=None, combiner="multiply"):
         input_dim: size of the vocabulary.
         output_dim: length of an embedding.
         num_buckets: rows of the remainder table; the quotient table has
-            `ceil(input_dim / num_buckets)`. Default: `fewest_buckets(input_dim)`. Or a
+            `ceil(input_dim / num_buckets)`. Default: `min_buckets(input_dim)`. Or a
             sequence with the rows of each table.
         combiner: `"multiply"`, `"add"` or `"concatenate"`.
 
@@ -318,10 +313,10 @@ def training_bytes(shapes, optimizer="adam"):
     Args:
         shapes: shapes of the trainable weights, such as
             `[weight.shape for weight in model.trainable_weights]`.
-        optimizer: `"sgd"` (without momentum), `"adagrad"`, `"adam"`, `"amsgrad"`
-            (`keras.optimizers.Adam(amsgrad=True)`) or `"adafactor"`. Keras's Adafactor
-            holds more than Adagrad: besides the row and the column factors that stand
-            in for a slot as large as the weights, it keeps that slot too.
+        optimizer: `"sgd"` (without momentum), `"adagrad"`, `"adam"` or `"adafactor"`.
+            Keras's Adafactor holds more than Adagrad: besides the row and the column
+            factors that stand in for a slot as large as the weights, it keeps that
+            slot too.
 
     Returns:
         A dict of the bytes of `"weights"`, `"gradients"` and `"slots"`, and of their
@@ -339,9 +334,8 @@ def training_bytes(shapes, optimizer="adam"):
 
     References:
         Duchi et al., Adaptive Subgradient Methods, 2011 (Adagrad); Kingma and Ba, Adam,
-        2014, arXiv:1412.6980, algorithm 1; Reddi et al., On the Convergence of Adam and
-        Beyond, 2018, arXiv:1904.09237, algorithm 2 (AMSGrad); Shazeer and Stern,
-        Adafactor, 2018, arXiv:1804.04235, algorithm 4.
+        2014, arXiv:1412.6980, algorithm 1; Shazeer and Stern, Adafactor, 2018,
+        arXiv:1804.04235, algorithm 4.
     """
     try:
         shapes = [tuple(shape) for shape in shapes]
@@ -423,70 +417,6 @@ def alpha_power_dims(block_counts, block_sizes, output_dim, alpha):
     popularity = counts / sizes
     dims = np.rint(output_dim * (popularity / popularity.max()) ** alpha)
     return [max(1, int(dim)) for dim in dims]
-
-
-def qr_plan(
-    input_dim,
-    output_dim,
-    *,
-    max_parameters=None,
-    max_bytes=None,
-    dtype="float32",
-    combiner="multiply",
-):
-    """Return the arguments of the `QREmbedding` that makes the most of a budget.
-
-    That is the one with the most buckets that fit, from `fewest_buckets(input_dim)` to
-    `input_dim`: the more buckets, the fewer ids share a row of the remainder table. For
-    a budget that no two tables fit, `QREmbedding` takes more than two.
-
-    Args:
-        input_dim: size of the vocabulary.
-        output_dim: length of an embedding.
-        max_parameters: how many parameters the layer may have.
-        max_bytes: instead, how many bytes it may take.
-        dtype: what `max_bytes` counts: see `qr_bytes`.
-        combiner: `"multiply"`, `"add"` or `"concatenate"`.
-
-    Returns:
-        A dict of the layer's arguments. `QREmbedding(**plan)` makes the layer, and
-        `qr_parameters(**plan)` counts its parameters.
-
-    Raises:
-        TypeError: a size or the budget is not an integer.
-        ValueError: not exactly one budget is given, no two tables fit it, or an
-            argument is one that `qr_bytes` would not take.
-
-    Example:
-        >>> plan = qr_plan(6040, 64, max_parameters=20_000)
-        >>> plan["num_buckets"]
-        291
-        >>> qr_parameters(**plan)
-        19968
-
-    References:
-        Shi et al., Compositional Embeddings Using Complementary Partitions for
-        Memory-Efficient Recommendation Systems, 2020, arXiv:1909.02107, section 2.
-    """
-
-    def cost(num_buckets):
-        if max_bytes is None:
-            return qr_parameters(input_dim, output_dim, num_buckets, combiner)
-        return qr_bytes(input_dim, output_dim, num_buckets, combiner, dtype)
-
-    input_dim = check_size("input_dim", input_dim)
-    output_dim = check_size("output_dim", output_dim)
-    _check_dtype(dtype)
-    budget = _check_budget(max_parameters, max_bytes, least=cost(None))
-    # From the square root up, a bucket more takes at most one row off the quotients.
-    choices = range(fewest_buckets(input_dim), input_dim + 1)
-    num_buckets = choices[bisect.bisect_right(choices, budget, key=cost) - 1]
-    return {
-        "input_dim": input_dim,
-        "output_dim": output_dim,
-        "num_buckets": num_buckets,
-        "combiner": combiner,
-    }
 
 
 def md_plan(
@@ -681,11 +611,11 @@ def _check_widths(widths, output_dim):
     """Return the widths that a block may have, the greatest first."""
     if widths is None:
         powers = [2**k for k in range((output_dim - 1).bit_length())]
-        return [output_dim, *reversed(powers)][:MOST_WIDTHS]
+        return [output_dim, *reversed(powers)][:MAX_WIDTHS]
     checked = sorted(set(check_sizes("widths", widths)), reverse=True)
-    if len(checked) > MOST_WIDTHS:
+    if len(checked) > MAX_WIDTHS:
         raise ValueError(
-            f"`widths` must be {MOST_WIDTHS} at most, because every choice from them "
+            f"`widths` must be {MAX_WIDTHS} at most, because every choice from them "
             f"is tried. Received: widths={widths!r}"
         )
     if checked[0] > output_dim:

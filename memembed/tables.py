@@ -3,11 +3,9 @@
 All of it is plain NumPy. The layers put the results into their weights.
 """
 
-import math
-
 import numpy as np
 
-from memembed.shapes import check_size, qr_shapes
+from memembed.shapes import check_size
 
 CHUNK = 2**15  # rows that are worked on in float64 at a time
 LEAST_WEIGHT = 1e-9  # of an id, where the most popular one has 1
@@ -79,78 +77,6 @@ def low_rank(table, dim, popularity=None, use_bias=False):
         rows[c] = (table[c] - bias) @ projection.T
     results = (rows, projection, bias) if use_bias else (rows, projection)
     return tuple(result.astype(dtype, copy=False) for result in results)
-
-
-def compositional(
-    table, num_buckets, combiner, popularity=None, iterations=100, tolerance=1e-6
-):
-    """Approximate a table by small tables whose rows are combined.
-
-    An id has the same rows as in `QREmbedding`. What is made small is the squared
-    error, summed over the ids with their popularity as weights:
-
-    - `"concatenate"`: each small table has its share of the columns. The best row is
-      the mean over the ids that share it.
-    - `"add"`: one small table after another gets the rows that are best with what the
-      others hold, again and again. This leads to the smallest error.
-    - `"multiply"`: the same, column by column. For two small tables it begins with the
-      smallest error if every pair of rows belongs to an id and popularity is the same
-      for all, or a product of the remainder's and the quotient's. Otherwise there may
-      be several local minima, and it ends in one. The scale is then shared out so that
-      all small tables have the same mean square, by popularity: a step of Adam's, as
-      large in the one as in the other, changes them to the same degree.
-
-    Args:
-        table: array of shape `(ids, columns)`.
-        num_buckets: as in `QREmbedding`.
-        combiner: `"multiply"`, `"add"` or `"concatenate"`.
-        popularity: how often each id occurs, in any unit. None: all alike. An id that
-            never occurs counts next to nothing, but enough to give a value to rows that
-            no other id reaches.
-        iterations: how often every small table is improved at most.
-        tolerance: stop as soon as that makes the error smaller by less than this part
-            of it.
-
-    Returns:
-        A list of the small tables, the remainder's first, float32, or float64 if
-        `table` is. Rows that no id reaches are zero.
-
-    Raises:
-        TypeError: a size is not an integer.
-        ValueError: `table` or `popularity` is no such array, or `QREmbedding` would not
-            take the other arguments.
-
-    Example:
-        >>> table = [[1], [2], [3], [6], [5]]
-        >>> remainder, quotient = compositional(table, [2, 3], "add")
-        >>> ids = np.arange(5)
-        >>> (remainder[ids % 2] + quotient[ids // 2]).ravel().round(2).tolist()
-        [0.5, 2.5, 3.5, 5.5, 5.0]
-    """
-    table = check_table(table)
-    ids, columns = table.shape
-    shapes = qr_shapes(ids, columns, num_buckets, combiner)
-    sizes = [rows for rows, _ in shapes]
-    # In order, the ids fill a grid with one axis per small table, the first one's last.
-    # It ends soon after the ids do, at less than twice their number of cells. Those
-    # left over weigh nothing.
-    strides = [math.prod(sizes[:j]) for j in range(len(sizes))]
-    reached = [min(m, -(-ids // s)) for m, s in zip(sizes, strides, strict=True)]
-    weights = _on_grid(as_weights(popularity, table), reached[::-1])
-    if combiner == "concatenate":
-        fitted = _concatenated(table, weights)
-    elif combiner == "add":
-        fitted = _added(table, weights, iterations, tolerance)
-    else:
-        by_column = [
-            _multiplied(_on_grid(column, weights.shape), weights, iterations, tolerance)
-            for column in table.T
-        ]
-        fitted = [np.stack(vectors, axis=1) for vectors in zip(*by_column, strict=True)]
-    return [
-        np.pad(rows, [(0, size - len(rows)), (0, 0)]).astype(_result_type(table))
-        for size, rows in zip(sizes, reversed(fitted), strict=True)
-    ]
 
 
 def principal_axes(users, movies):
@@ -315,133 +241,6 @@ def as_weights(popularity, table):
     # Never quite zero, so that an id without weight has the last say where no other id
     # has one: which direction is left to a narrow table, what a row of its own holds.
     return np.maximum(popularity / popularity.max(), LEAST_WEIGHT)
-
-
-def _concatenated(table, weights):
-    """Return a small table for each axis of `weights`, side by side the best fit."""
-    shares = np.split(table, weights.ndim, axis=1)[::-1]
-    return [
-        _sums(share, weights, axis) / _marginal(weights, axis)[:, None]
-        for axis, share in enumerate(shares)
-    ]
-
-
-def _added(table, weights, iterations, tolerance):
-    """Return a small table for each axis of `weights`, added up a good fit."""
-    axes = range(weights.ndim)
-    # These sums are all that least squares needs, so that no step sees the table again.
-    totals = [_marginal(weights, axis)[:, None] for axis in axes]
-    common = {(a, b): _marginal(weights, a, b) for a in axes for b in axes if a != b}
-    sums = [_sums(table, weights, axis) for axis in axes]
-    squares = np.einsum("i,ij,ij", weights.ravel()[: len(table)], table, table)
-    tables = [np.zeros_like(of_axis) for of_axis in sums]
-
-    def best(axis):
-        others = sum(common[axis, b] @ tables[b] for b in axes if b != axis)
-        return (sums[axis] - others) / totals[axis], totals[axis]
-
-    _alternate(tables, axes, best, squares, iterations, tolerance)
-    return tables
-
-
-def _multiplied(values, weights, iterations, tolerance):
-    """Return a vector for each axis of a grid, whose outer product is a good fit."""
-    axes = range(weights.ndim)
-    weighted = weights * values
-    totals = [_marginal(weights, axis) for axis in axes]
-    # Were the weights products of one factor for each of two axes, this start would be
-    # the best there is: the first singular vectors. It is enough to know the shorter,
-    # because the longest axis, left at zero, is the first to be improved.
-    longest = int(np.argmax(weights.shape))
-    scaled = weighted
-    for axis, total in enumerate(totals):
-        scaled = np.moveaxis(np.moveaxis(scaled, axis, -1) / np.sqrt(total), -1, axis)
-    vectors = [
-        np.zeros(len(total))
-        if axis == longest
-        else _first_singular_vector(scaled, axis) / np.sqrt(total)
-        for axis, total in enumerate(totals)
-    ]
-
-    def best(axis):
-        above = _contract(weighted, vectors, axis)
-        below = _contract(weights, [vector**2 for vector in vectors], axis)
-        # What is only ever multiplied by zero may stay as it is.
-        return np.divide(above, below, vectors[axis].copy(), where=below > 0), below
-
-    order = [longest, *(axis for axis in axes if axis != longest)]
-    squares = np.vdot(weighted, values)
-    _alternate(vectors, order, best, squares, iterations, tolerance)
-
-    scales = [
-        np.sqrt(np.average(vector**2, weights=total))
-        for vector, total in zip(vectors, totals, strict=True)
-    ]
-    mean = math.prod(scales) ** (1 / len(scales))
-    if mean == 0:  # Zeros only: one vector of them can be trained, two could not.
-        return vectors
-    return [v * (mean / scale) for v, scale in zip(vectors, scales, strict=True)]
-
-
-def _first_singular_vector(grid, axis):
-    """Return that of the matrix with this axis and all others, ones if it is zero."""
-    matrix = np.moveaxis(grid, axis, 0).reshape(grid.shape[axis], -1)
-    gram = matrix @ matrix.T
-    if not gram.any():
-        return np.ones(len(gram))
-    return _with_sign(np.linalg.eigh(gram).eigenvectors[:, -1])
-
-
-def _alternate(parts, order, best, error, iterations, tolerance):
-    """Replace one of the parts at a time by what is best with the others, in place.
-
-    Args:
-        parts: a list of arrays.
-        order: in which order to go through them.
-        best: a function of a part's index that returns what to replace it by, and how
-            much the squared error grows with the square of the distance from it.
-        error: the squared error that the parts have when it begins.
-        iterations: how often to go through the parts at most.
-        tolerance: stop as soon as that makes the error smaller by less than this part.
-    """
-    rounding = np.finfo("float64").eps * error
-    for _ in range(iterations):
-        gain = 0.0
-        for i in order:
-            better, curvature = best(i)
-            gain += np.sum(curvature * (better - parts[i]) ** 2)
-            parts[i] = better
-        error -= gain
-        if gain <= tolerance * max(error, rounding):
-            break
-
-
-def _contract(grid, vectors, axis):
-    """Multiply a grid by a vector for each axis but one, and sum over those axes."""
-    for vector in vectors[:axis]:
-        grid = np.tensordot(vector, grid, 1)
-    for vector in vectors[:axis:-1]:
-        grid = np.tensordot(grid, vector, 1)
-    return grid
-
-
-def _sums(table, weights, axis):
-    """Return, for each index of an axis of the grid, the weighted sum of its rows."""
-    return np.stack(
-        [_marginal(weights * _on_grid(c, weights.shape), axis) for c in table.T], axis=1
-    )
-
-
-def _marginal(grid, *axes):
-    """Sum a grid over all other axes."""
-    return np.einsum(grid, range(grid.ndim), axes)
-
-
-def _on_grid(values, shape):
-    """Return one value per id as a grid in float64, filled up with zeros."""
-    grid = np.zeros(math.prod(shape))
-    grid[: len(values)] = values
-    return grid.reshape(shape)
 
 
 def _with_sign(direction):

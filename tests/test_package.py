@@ -76,7 +76,7 @@ assert loaded - sys.stdlib_module_names == {"memembed"}, loaded
 
 from memembed import HashEmbedding, LowBitEmbedding, MDEmbedding, QREmbedding
 from memembed.compression import average, compress
-from memembed.layers import pack
+from memembed.compression import pack
 from memembed.models import dot_product_model
 
 every_id = np.arange(50)

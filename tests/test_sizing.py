@@ -10,15 +10,14 @@ from hypothesis import strategies as st
 from memembed.layers import MDEmbedding, QREmbedding
 from memembed.sizing import (
     alpha_power_dims,
-    fewest_buckets,
     md_bytes,
     md_parameters,
     md_plan,
+    min_buckets,
     plain_bytes,
     plain_parameters,
     qr_bytes,
     qr_parameters,
-    qr_plan,
     training_bytes,
 )
 
@@ -144,9 +143,9 @@ def test_sizes_past_64_bits():
 
 
 @given(input_dim=st.integers(1, 3000))
-def test_fewest_buckets(input_dim):
+def test_min_buckets(input_dim):
     rows = {m: qr_parameters(input_dim, 1, m) for m in range(1, input_dim + 1)}
-    assert rows[fewest_buckets(input_dim)] == min(rows.values())
+    assert rows[min_buckets(input_dim)] == min(rows.values())
     assert qr_parameters(input_dim, 1) == min(rows.values())
 
 
@@ -158,9 +157,7 @@ def test_fewest_buckets(input_dim):
         (plain_parameters, {"input_dim": 8}, "output_dim"),
         (plain_bytes, {"output_dim": 8}, "input_dim"),
         (plain_bytes, {"input_dim": 8}, "output_dim"),
-        (fewest_buckets, {}, "input_dim"),
-        (qr_plan, {"output_dim": 8, "max_bytes": 99}, "input_dim"),
-        (qr_plan, {"input_dim": 8, "max_bytes": 99}, "output_dim"),
+        (min_buckets, {}, "input_dim"),
         (md_plan, {"counts": [2, 1], "max_bytes": 99}, "output_dim"),
         (
             alpha_power_dims,
@@ -248,7 +245,6 @@ def test_bad_arguments_of_md_raise_what_the_layer_raises(function, changes):
         (plain_bytes, (8, 8)),
         (qr_bytes, (8, 8)),
         (md_bytes, ([8], [8], 8)),
-        (qr_plan, (8, 8)),
         (md_plan, ([8], 8)),
     ],
 )
@@ -262,7 +258,6 @@ OPTIMIZERS = {
     "sgd": keras.optimizers.SGD,
     "adagrad": keras.optimizers.Adagrad,
     "adam": keras.optimizers.Adam,
-    "amsgrad": lambda: keras.optimizers.Adam(amsgrad=True),
     "adafactor": keras.optimizers.Adafactor,
 }
 
@@ -340,48 +335,7 @@ def test_alpha_power_dims_with_bad_arguments(arguments, message):
         alpha_power_dims(*arguments)
 
 
-@given(
-    input_dim=st.integers(1, 300),
-    budget=st.integers(1, 3000),
-    dtype=dtypes,
-    combiner=st.sampled_from(["multiply", "add", "concatenate"]),
-)
-def test_qr_plan_is_the_most_buckets_that_fit(input_dim, budget, dtype, combiner):
-    def cost(num_buckets):
-        return qr_bytes(input_dim, 6, num_buckets, combiner, dtype)
-
-    least = min(cost(m) for m in range(1, input_dim + 1))
-    arguments = {"max_bytes": budget, "dtype": dtype, "combiner": combiner}
-    if budget < least:
-        with pytest.raises(ValueError, match=f"at least {least}, the fewest bytes"):
-            qr_plan(input_dim, 6, **arguments)
-        return
-    plan = qr_plan(input_dim, 6, **arguments)
-    fitting = range(fewest_buckets(input_dim), input_dim + 1)
-    assert plan == {
-        "input_dim": input_dim,
-        "output_dim": 6,
-        "num_buckets": max(m for m in fitting if cost(m) <= budget),
-        "combiner": combiner,
-    }
-    assert qr_bytes(**plan, dtype=dtype) <= budget
-
-
-def test_qr_plan_of_a_billion_ids():
-    plan = qr_plan(10**9, 64, max_parameters=10**8)
-    assert qr_parameters(**plan) <= 10**8
-    assert qr_parameters(**{**plan, "num_buckets": plan["num_buckets"] + 1}) > 10**8
-    # The least of all: two tables of 31,623 rows, or as many in all.
-    plan = qr_plan(10**9, 64, max_parameters=4_047_744)
-    assert qr_parameters(**plan) == qr_parameters(10**9, 64) == 4_047_744
-    with pytest.raises(ValueError, match=r"least 4047744, .* max_parameters=4047743"):
-        qr_plan(10**9, 64, max_parameters=4_047_743)
-
-
-def test_the_plans_make_layers():
-    layer = QREmbedding(**qr_plan(100, 8, max_parameters=400))
-    layer.build()
-    assert layer.count_params() <= 400
+def test_a_plan_makes_a_layer():
     layer = MDEmbedding(**md_plan(range(99, -1, -1), 8, max_parameters=400))
     layer.build()
     assert layer.count_params() <= 400
@@ -601,9 +555,3 @@ def test_md_plan_with_bad_arguments(changes, error, message):
     arguments = {"counts": [5, 4], "output_dim": 8, "max_parameters": 99, **changes}
     with pytest.raises(error, match=message):
         md_plan(**arguments)
-
-
-@pytest.mark.parametrize("budgets", [{}, {"max_parameters": 99, "max_bytes": 99}])
-def test_qr_plan_takes_one_budget(budgets):
-    with pytest.raises(ValueError, match=r"Exactly one .* Received: max_parameters="):
-        qr_plan(5, 8, **budgets)

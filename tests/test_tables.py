@@ -1,4 +1,3 @@
-import math
 import tracemalloc
 
 import numpy as np
@@ -7,9 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memembed import tables
-from memembed.tables import compositional, even_steps, low_rank, principal_axes
-
-COMBINERS = ["multiply", "add", "concatenate"]
+from memembed.tables import even_steps, low_rank, principal_axes
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -34,16 +31,6 @@ def tail(matrix, dim=1):
 
 def widened(rows, projection, bias=0):
     return rows @ projection + bias
-
-
-def combined(tables, combiner, ids):
-    rows, rest = [], np.arange(ids)
-    for table in tables:
-        rest, digit = np.divmod(rest, len(table))
-        rows.append(table[digit])
-    if combiner == "concatenate":
-        return np.concatenate(rows, axis=1)
-    return math.prod(rows) if combiner == "multiply" else sum(rows)
 
 
 @given(st.integers(1, 12), st.integers(1, 8), st.integers(1, 8), seeds)
@@ -158,177 +145,9 @@ def test_the_sign_of_a_projection_is_settled():
     np.testing.assert_allclose(low_rank(-table, 3)[1], projection, atol=1e-12)
 
 
-@given(st.integers(1, 60), st.lists(st.integers(1, 8), min_size=1, max_size=3), seeds)
-def test_add_is_the_least_squares_fit(ids, num_buckets, seed):
-    num_buckets = [*num_buckets, ids]  # enough for all ids
-    table, popularity = random_table(ids, 2, seed), random_popularity(ids, seed)
-    tables = compositional(
-        table, num_buckets, "add", popularity, iterations=1000, tolerance=1e-9
-    )
-    error = squared_error(table, combined(tables, "add", ids), popularity)
-    digits = np.unravel_index(np.arange(ids), num_buckets, order="F")
-    design = np.hstack(
-        [np.eye(m)[digit] for m, digit in zip(num_buckets, digits, strict=True)]
-    )
-    roots = np.sqrt(popularity)[:, None]
-    least = np.linalg.lstsq(roots * design, roots * table)[0]
-    expected = squared_error(table, design @ least, popularity)
-    np.testing.assert_allclose(
-        error, expected, rtol=1e-4, atol=1e-9 * squared_error(table, 0, popularity)
-    )
-
-
-def test_add_on_a_complete_grid_is_the_analysis_of_variance():
-    table = random_table(12, 2)
-    grid = table.reshape(3, 4, 2)  # quotients, remainders, columns
-    means = grid.mean(axis=0) + grid.mean(axis=1, keepdims=True)
-    expected = (means - grid.mean(axis=(0, 1))).reshape(12, 2)
-    tables = compositional(table, [4, 3], "add", iterations=1)
-    np.testing.assert_allclose(combined(tables, "add", 12), expected, atol=1e-12)
-
-
-@given(st.integers(1, 9), st.integers(1, 9), seeds)
-def test_multiply_on_a_complete_grid_is_the_best_of_rank_one(m0, m1, seed):
-    table = random_table(m0 * m1, 3, seed)
-    tables = compositional(table, [m0, m1], "multiply")
-    error = squared_error(table, combined(tables, "multiply", m0 * m1))
-    expected = sum(tail(column.reshape(m1, m0)) for column in table.T)
-    np.testing.assert_allclose(error, expected, atol=1e-12)
-
-
-def test_multiply_is_best_when_popularity_is_a_product_too():
-    roots = np.outer(np.arange(1, 6), np.arange(1, 4) ** 2)  # quotients, remainders
-    table = random_table(15, 3)
-    tables = compositional(table, [3, 5], "multiply", roots.ravel() ** 2)
-    error = squared_error(table, combined(tables, "multiply", 15), roots.ravel() ** 2)
-    expected = sum(tail(roots * column.reshape(5, 3)) for column in table.T)
-    assert error == pytest.approx(expected)
-
-
-def test_concatenate_takes_the_mean_over_the_ids_that_share_a_row():
-    table, popularity = random_table(11, 4), random_popularity(11)
-    remainder, quotient = compositional(table, [3, 4], "concatenate", popularity)
-    ids = np.arange(11)
-    for row, of_row, columns in [
-        *((remainder[r], ids % 3 == r, slice(0, 2)) for r in range(3)),
-        *((quotient[q], ids // 3 == q, slice(2, 4)) for q in range(4)),
-    ]:
-        expected = np.average(
-            table[of_row, columns], axis=0, weights=popularity[of_row]
-        )
-        np.testing.assert_allclose(row, expected)
-
-
-@pytest.mark.parametrize("combiner", COMBINERS)
-@pytest.mark.parametrize(
-    ("ids", "num_buckets"),
-    [
-        (12, [4, 3]),
-        (11, [4, 3]),  # the last quotient has fewer remainders
-        (9, [4, 3]),
-        (5, [9, 2]),  # there is one quotient alone
-        (7, [7]),
-        (24, [2, 3, 4]),
-        (19, [2, 3, 4]),
-        (13, [2, 3, 4]),
-        (50, [4, 4, 9]),  # not all of the last table is reached
-    ],
-)
-@pytest.mark.parametrize("popular", [False, True])
-def test_recovers_a_table_of_that_form(combiner, ids, num_buckets, popular):
-    k = len(num_buckets)
-    width = 2 if combiner == "concatenate" else 2 * k
-    true = [random_table(m, width, seed=j) for j, m in enumerate(num_buckets)]
-    table = combined(true, combiner, ids)
-    popularity = random_popularity(ids) if popular else None
-    tables = compositional(table, num_buckets, combiner, popularity, iterations=2000)
-    assert [t.shape for t in tables] == [(m, width) for m in num_buckets]
-    np.testing.assert_allclose(combined(tables, combiner, ids), table, atol=1e-6)
-    for j, small_table in enumerate(tables):
-        reached = -(-ids // math.prod(num_buckets[:j]))
-        assert not small_table[reached:].any()
-
-
-@given(
-    st.integers(1, 40),
-    st.lists(st.integers(1, 6), min_size=1, max_size=2),
-    st.sampled_from(["multiply", "add"]),
-    seeds,
-)
-def test_the_error_never_grows_from_one_iteration_to_the_next(
-    ids, num_buckets, combiner, seed
-):
-    table, popularity = random_table(ids, 3, seed), random_popularity(ids, seed)
-    errors = []
-    for iterations in range(1, 9):
-        tables = compositional(
-            table, [*num_buckets, ids], combiner, popularity, iterations, tolerance=0
-        )
-        assert all(np.isfinite(t).all() for t in tables)
-        approximation = combined(tables, combiner, ids)
-        errors.append(squared_error(table, approximation, popularity))
-    assert (np.diff(errors) <= 1e-12 * squared_error(table, 0, popularity)).all()
-
-
-@pytest.mark.parametrize("combiner", COMBINERS)
-def test_popularity_is_heeded(combiner):
-    table, popularity = random_table(100, 4), random_popularity(100)
-    with_and_without = [
-        combined(compositional(table, [10, 10], combiner, weights), combiner, 100)
-        for weights in (popularity, None)
-    ]
-    for weights, less in ((popularity, 0), (None, 1)):
-        errors = [squared_error(table, a, weights) for a in with_and_without]
-        assert errors[less] < errors[1 - less]
-
-
-@pytest.mark.parametrize("combiner", COMBINERS)
-def test_ids_that_never_occur(combiner):
-    table, popularity = random_table(13, 4), random_popularity(13)
-    popularity[[1, 5, 12]] = 0
-    tables = compositional(table, [4, 4], combiner, popularity)
-    approximation = combined(tables, combiner, 13)
-    assert np.abs(approximation).max() < 20 * np.abs(table).max()
-    # Row 3 of the quotients belongs to id 12 alone.
-    own = slice(2, 4) if combiner == "concatenate" else slice(None)
-    np.testing.assert_allclose(approximation[12, own], table[12, own], atol=1e-3)
-    occur = squared_error(table, approximation, popularity)
-    table[popularity == 0] = random_table(3, 4, seed=1)
-    tables = compositional(table, [4, 4], combiner, popularity)
-    approximation = combined(tables, combiner, 13)
-    assert squared_error(table, approximation, popularity) == pytest.approx(occur, 1e-3)
-
-
-def test_a_column_of_zeros_can_be_trained():
-    table = random_table(11, 2) * [1, 0]
-    tables = compositional(table, [2, 2, 3], "multiply")
-    assert not combined(tables, "multiply", 11)[:, 1].any()
-    assert [t[:, 1].all() for t in tables] == [True, True, False]
-
-
-def test_the_factors_have_the_same_mean_square_by_popularity():
-    popularity, ids = random_popularity(34), np.arange(34)
-    tables = compositional(random_table(34, 3), [3, 3, 4], "multiply", popularity)
-    digits = ids % 3, ids // 3 % 3, ids // 9
-    first, *others = (
-        np.average(table[digit] ** 2, axis=0, weights=popularity)
-        for table, digit in zip(tables, digits, strict=True)
-    )
-    for other in others:
-        np.testing.assert_allclose(other, first)
-
-
-def both_kinds(table, popularity=None):
-    """Return the arrays of every kind of approximation."""
-    arrays = [*low_rank(table, 2, popularity, use_bias=True)]
-    for combiner in COMBINERS:
-        arrays += compositional(table, [5, 4], combiner, popularity)
-    return arrays
-
-
 def test_same_arguments_same_result():
     table, popularity = random_table(18, 4), random_popularity(18)
-    first, second = both_kinds(table, popularity), both_kinds(table, popularity)
+    first, second = (low_rank(table, 2, popularity, True) for _ in range(2))
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -336,7 +155,8 @@ def test_same_arguments_same_result():
 @pytest.mark.parametrize("unit", [1e-300, 1000, 1e300])
 def test_popularity_has_any_unit(unit):
     table, popularity = random_table(18, 4), random_popularity(18)
-    first, second = both_kinds(table, popularity), both_kinds(table, unit * popularity)
+    first = low_rank(table, 2, popularity, True)
+    second = low_rank(table, 2, unit * popularity, True)
     for one, other in zip(first, second, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-9)
 
@@ -344,9 +164,8 @@ def test_popularity_has_any_unit(unit):
 @pytest.mark.parametrize("popularity", [[0] * 18, [7] * 18])
 def test_popularity_without_differences_is_as_good_as_none(popularity):
     table = random_table(18, 4)
-    for one, other in zip(
-        both_kinds(table, popularity), both_kinds(table), strict=True
-    ):
+    alike, without = low_rank(table, 2, popularity), low_rank(table, 2)
+    for one, other in zip(alike, without, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -355,7 +174,7 @@ def test_popularity_without_differences_is_as_good_as_none(popularity):
     [("float16", "float32"), ("float32", "float32"), ("float64", "float64")],
 )
 def test_dtype(received, returned):
-    arrays = both_kinds(random_table(18, 4).astype(received))
+    arrays = low_rank(random_table(18, 4).astype(received), 2, use_bias=True)
     assert {array.dtype for array in arrays} == {np.dtype(returned)}
 
 
@@ -363,7 +182,7 @@ def test_arguments_are_left_alone():
     table, popularity = random_table(18, 4), random_popularity(18)
     copies = table.copy(), popularity.copy()
     table.flags.writeable = popularity.flags.writeable = False
-    both_kinds(table, popularity)
+    low_rank(table, 2, popularity, use_bias=True)
     np.testing.assert_array_equal(table, copies[0])
     np.testing.assert_array_equal(popularity, copies[1])
 
@@ -385,8 +204,6 @@ def test_arguments_are_left_alone():
 def test_bad_arrays(table, popularity, message):
     with pytest.raises(ValueError, match=message):
         low_rank(table, 1, popularity)
-    with pytest.raises(ValueError, match=message):
-        compositional(table, [3, 2], "add", popularity)
 
 
 @pytest.mark.parametrize(
@@ -400,21 +217,6 @@ def test_bad_arrays(table, popularity, message):
 def test_bad_dim(dim, error, message):
     with pytest.raises(error, match=message):
         low_rank(np.ones((6, 4)), dim)
-
-
-@pytest.mark.parametrize(
-    ("num_buckets", "combiner", "message"),
-    [
-        ([], "add", r"`num_buckets` must not be empty"),
-        ([3, 0], "add", r"`num_buckets\[1\]` must be a positive integer"),
-        ([5, 1], "add", r"product of `num_buckets` must be.*num_buckets=\[5, 1\]"),
-        ([3, 2], "max", r"`combiner` must be one of.*combiner='max'"),
-        ([3, 2, 1], "concatenate", r"multiple of 3 when `combiner`"),
-    ],
-)
-def test_bad_composition(num_buckets, combiner, message):
-    with pytest.raises(ValueError, match=message):
-        compositional(np.ones((6, 4)), num_buckets, combiner)
 
 
 def test_principal_axes_keep_the_products_and_part_with_nothing_else():

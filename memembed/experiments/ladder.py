@@ -10,10 +10,10 @@ from dataclasses import replace
 import keras
 from tqdm import tqdm
 
-from memembed.compression import average, compress
+from memembed.compression import average, compress, pack
 from memembed.data import load_ratings, prepare
 from memembed.experiments.journal import Journal, path_from_command_line
-from memembed.layers import MDEmbedding, pack
+from memembed.layers import MDEmbedding
 from memembed.models import dot_product_model
 from memembed.sizing import md_plan
 from memembed.training import (

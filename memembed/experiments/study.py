@@ -15,7 +15,7 @@ from memembed.data import load_ratings, prepare
 from memembed.experiments.journal import Journal, path_from_command_line
 from memembed.layers import HashEmbedding, MDEmbedding, QREmbedding
 from memembed.models import bias_model, dot_product_model
-from memembed.sizing import fewest_buckets, md_plan
+from memembed.sizing import md_plan, min_buckets
 from memembed.training import (
     EXAMPLE,
     RESULT_COLUMNS,
@@ -137,7 +137,7 @@ def configurations(data):
     def quotient_remainder(times, combiner):
         return lambda side: {
             "layer": "QREmbedding",
-            "num_buckets": times * fewest_buckets(len(vocabularies[side])),
+            "num_buckets": times * min_buckets(len(vocabularies[side])),
             "combiner": combiner,
         }
 

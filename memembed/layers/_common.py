@@ -9,6 +9,11 @@ from memembed.shapes import check_size
 INT32_IDS = 2**31  # how many ids int32 can tell apart
 
 
+def widest_int():
+    """Return `"int64"`, but `"int32"` on JAX until it is told to have 64 bits."""
+    return keras.backend.standardize_dtype(ops.convert_to_tensor(np.int64(0)).dtype)
+
+
 def known_ids(inputs, input_dim):
     """Return which ids are in the vocabulary, and the ids with 0 in place of others.
 
@@ -20,21 +25,18 @@ def known_ids(inputs, input_dim):
         A boolean tensor, and the ids as int32, or int64 if int32 could not hold them.
     """
     inputs = ops.convert_to_tensor(inputs)
-    dtype = keras.backend.standardize_dtype(inputs.dtype)
-    if dtype == "bool":
-        inputs, dtype = ops.cast(inputs, "int32"), "int32"
-    elif "float" in dtype:
-        # float16 could not be compared with a large size. And an id that no integer
-        # holds, NaN among them, would become any: each backend casts it in its own way.
-        inputs = ops.cast(inputs, "float64" if dtype == "float64" else "float32")
-        dtype = "int32" if input_dim <= INT32_IDS else "int64"
-        castable = ops.abs(inputs) < 2.0 ** (np.iinfo(dtype).bits - 1)
-        inputs = ops.cast(ops.where(castable, inputs, -1), dtype)
-    # Compared in their own dtype, because a cast could turn one id into another.
-    last = min(input_dim - 1, np.iinfo(dtype).max)
-    known = ops.logical_and(inputs >= 0, inputs <= last)
-    ids = ops.where(known, inputs, ops.zeros_like(inputs))
-    return known, ops.cast(ids, "int32" if input_dim <= INT32_IDS else "int64")
+    given = keras.backend.standardize_dtype(inputs.dtype)
+    needed = "int32" if input_dim <= INT32_IDS else "int64"
+    widest = widest_int()
+    if "float" in given:
+        # What no integer holds, NaN too, could become any: each backend has its way.
+        inputs = ops.cast(inputs, keras.backend.result_type(given, "float32"))
+        castable = ops.abs(inputs) < 2.0 ** (np.iinfo(widest).bits - 1)
+        inputs = ops.where(castable, inputs, -1)
+    if given != needed:  # what is past the widest becomes negative, and so unknown
+        inputs = ops.cast(inputs, widest)
+    known = ops.logical_and(inputs >= 0, inputs <= input_dim - 1)
+    return known, ops.cast(ops.where(known, inputs, 0), needed)
 
 
 def table_of(embedding):
@@ -76,10 +78,10 @@ class CompressedEmbedding(keras.layers.Layer):
     def __init__(
         self,
         output_dim,
-        embeddings_initializer,
-        embeddings_regularizer,
-        embeddings_constraint,
-        mask_zero,
+        embeddings_initializer=None,
+        embeddings_regularizer=None,
+        embeddings_constraint=None,
+        mask_zero=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -118,9 +120,7 @@ class CompressedEmbedding(keras.layers.Layer):
             }
 
     def build(self, input_shape=None):
-        # JAX has no 64-bit integers until it is told to.
-        widest = ops.convert_to_tensor(np.int64(0)).dtype
-        if self.input_dim > INT32_IDS and "64" not in str(widest):
+        if self.input_dim > INT32_IDS and widest_int() != "int64":
             raise ValueError(
                 "An `input_dim` past 2**31 needs 64-bit ids. On JAX, turn them on "
                 "first: jax.config.update('jax_enable_x64', True). "
@@ -131,11 +131,15 @@ class CompressedEmbedding(keras.layers.Layer):
         self.built = True
 
     def __call__(self, inputs, *args, **kwargs):
+        if getattr(inputs, "ragged", False) or hasattr(inputs, "row_splits"):
+            raise ValueError(
+                "Ragged ids are not supported. Pad them with 0 by `ids.to_tensor()`, "
+                "and set `mask_zero=True`, so that this id is masked. "
+                f"Received: inputs={inputs!r}"
+            )
         # JAX would cut 64-bit ids to 32 bits, so that 2**32 + 5 became 5.
         if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "iu":
-            least = max(-1, np.iinfo(inputs.dtype).min)
-            most = min(self.input_dim, np.iinfo(inputs.dtype).max)
-            inputs = inputs.clip(least, most).astype("int64")
+            inputs = inputs.astype("int64").clip(-1, self.input_dim)
         return super().__call__(inputs, *args, **kwargs)
 
     def call(self, inputs):

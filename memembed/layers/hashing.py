@@ -44,6 +44,10 @@ class HashEmbedding(CompressedEmbedding):
         The input's shape followed by `output_dim`. An id outside `[0, input_dim)`
         yields NaN, never another id's embedding.
 
+        In training, one such id makes the loss NaN and, after a step, the weights that
+        ids share, so that the model is lost. Encode ids by `memembed.data.Vocabulary`,
+        which raises on unknown ones, and stop by `keras.callbacks.TerminateOnNaN`.
+
     Example:
         >>> import numpy as np
         >>> from memembed.layers import HashEmbedding

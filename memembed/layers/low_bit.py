@@ -1,57 +1,99 @@
 """Embeddings whose numbers take a few bits each."""
 
-import itertools
-
 import keras
 import numpy as np
 from keras import ops
 
 from memembed.layers._common import CompressedEmbedding, table_of
-from memembed.shapes import check_block_bits, check_size, low_bit_shapes
+from memembed.shapes import (
+    block_slices,
+    check_block_bits,
+    check_size,
+    low_bit_shapes,
+)
 from memembed.sizing import code_bytes
 from memembed.tables import as_weights, check_table, even_steps
 
 
-def pack(model):
-    """Return a model whose embeddings of few bits hold codes only.
+class BlockedEmbedding(CompressedEmbedding):
+    """What the two layers share: blocks of ids, and the bits of their columns."""
 
-    Args:
-        model: a functional `keras.Model` with layers `LowBitEmbedding`.
+    def __init__(self, input_dim, output_dim, bits, block_sizes, **kwargs):
+        super().__init__(output_dim, **kwargs)
+        self.input_dim = check_size("input_dim", input_dim)
+        shapes = low_bit_shapes(self.input_dim, self.output_dim, block_sizes)
+        by_block = block_sizes is not None
+        bits = check_block_bits(bits, shapes, by_block)
+        sizes = [rows for rows, _ in shapes]
+        self.bits = bits if by_block else bits[0]
+        self.block_sizes = sizes if by_block else None
+        # An entry for each block. Tuples, because Torch's compiler knows no arrays.
+        self._sizes = tuple(sizes)
+        self._bits = tuple(map(tuple, bits))
+        self._tops = tuple(tuple(2**each - 1 for each in bits) for bits in self._bits)
 
-    Returns:
-        A new model with the same predictions. Other layers are copied.
-
-    Raises:
-        ValueError: as of `LowBitEmbedding.pack`, or there is no such layer.
-
-    Example:
-        >>> import keras
-        >>> from memembed.layers import LowBitEmbedding, pack
-        >>> layer = LowBitEmbedding(1000, 4, bits=2)
-        >>> model = keras.Sequential([keras.Input(()), layer])
-        >>> model.count_params(), pack(model).count_params()
-        (4008, 1008)
-    """
-    if not any(isinstance(layer, LowBitEmbedding) for layer in model.layers):
-        raise ValueError(
-            "`model` must have a layer LowBitEmbedding. "
-            f"Received: a model of {[type(layer).__name__ for layer in model.layers]}"
+    def add_steps(self, offsets_initializer, scales_initializer, trainable):
+        """Make the offsets and scales, a row for each block."""
+        shape = (len(self._sizes), self.output_dim)
+        self.offsets = self.add_weight(
+            shape, offsets_initializer, trainable=trainable, name="offsets"
+        )
+        self.scales = self.add_weight(
+            shape, scales_initializer, trainable=trainable, name="scales"
         )
 
-    def clone(layer):
-        if isinstance(layer, LowBitEmbedding):
-            return layer.pack()
-        copy = type(layer).from_config(layer.get_config())
-        if layer.built:
-            copy.build_from_config(layer.get_build_config() or {})
-            copy.set_weights(layer.get_weights())
-        return copy
+    def block_of(self, ids):
+        """Return the block of each id, or None if there is one for all."""
+        if len(self._sizes) == 1:
+            return None
+        starts = [ids.start for ids in block_slices(self._sizes)[1:]]
+        past = ops.expand_dims(ids, -1) >= ops.convert_to_tensor(starts, ids.dtype)
+        return ops.sum(ops.cast(past, "int32"), axis=-1)
 
-    return keras.models.clone_model(model, clone_function=clone)
+    def from_codes(self, codes, scales, block):
+        """Return the embeddings that have these codes."""
+        codes = ops.cast(codes, self.offsets.dtype)
+        embeddings = of_block(block, self.offsets) + of_block(block, scales) * codes
+        return ops.cast(embeddings, self.compute_dtype)
+
+    def _layout(self):
+        return np.array(
+            [[size, *bits] for size, bits in zip(self._sizes, self._bits, strict=True)]
+        )
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        store["layout"] = self._layout()
+
+    def load_own_variables(self, store):
+        # Codes of other blocks or bits may have the same shape, and another meaning.
+        weights = {name: store[name] for name in store.keys()}  # noqa: SIM118
+        layout = weights.pop("layout", None)
+        if layout is None or not np.array_equal(layout, self._layout()):
+            raise ValueError(
+                f"The weights of layer {self.name!r} must have been saved by a layer "
+                f"with its blocks and bits, bits={self.bits}, block_sizes="
+                f"{self.block_sizes}. Received: size and bits of each block "
+                f"{None if layout is None else np.asarray(layout).tolist()}"
+            )
+        super().load_own_variables(weights)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "input_dim": self.input_dim,
+            "bits": self.bits,
+            "block_sizes": self.block_sizes,
+        }
+
+
+def of_block(block, values):
+    """Return the values, a row for each block, of the blocks of some ids."""
+    return values[0] if block is None else ops.take(values, block, axis=0)
 
 
 @keras.saving.register_keras_serializable(package="memembed")
-class LowBitEmbedding(CompressedEmbedding):
+class LowBitEmbedding(BlockedEmbedding):
     """Embedding whose numbers take a few bits each.
 
     A number of column `j` is one of `2 ** bits[j]` values, evenly spaced::
@@ -62,12 +104,10 @@ class LowBitEmbedding(CompressedEmbedding):
     offsets and scales of its own. With the ids in order of popularity, most popular
     first, more bits go to the ids that are looked up most.
 
-    The layer has two forms. The one to be trained holds rows of floats, and rounds
-    those that are looked up. Gradients pass through the rounding as if it were not
-    there, which is known as the straight-through estimator, and train the offsets and
-    the scales too. The other form, which `pack` returns, holds the codes instead, side
-    by side without a gap, `sum(bits)` bits a row. It computes the same embeddings and
-    is trained no more.
+    This layer is the one to be trained. It holds rows of floats, and rounds those that
+    are looked up. Gradients pass through the rounding as if it were not there, which is
+    known as the straight-through estimator, and train the offsets and the scales too.
+    `pack` returns the layer to be stored and served, a `PackedEmbedding`.
 
     Args:
         input_dim: size of the vocabulary.
@@ -77,7 +117,6 @@ class LowBitEmbedding(CompressedEmbedding):
             column of no bits, all ids of a block have the same number.
         block_sizes: how many ids each block holds, the first ids first. Default: one
             block.
-        packed: whether to hold codes only. Most are made by `pack`.
         embeddings_initializer: initializer of the rows of floats. The offsets and the
             scales begin with what covers them.
         embeddings_regularizer: regularizer of the rows of floats.
@@ -100,6 +139,10 @@ class LowBitEmbedding(CompressedEmbedding):
         The input's shape followed by `output_dim`. An id outside `[0, input_dim)`
         yields NaN, never another id's embedding.
 
+        In training, one such id makes the loss NaN and, after a step, the weights that
+        ids share, so that the model is lost. Encode ids by `memembed.data.Vocabulary`,
+        which raises on unknown ones, and stop by `keras.callbacks.TerminateOnNaN`.
+
     Example:
         >>> import numpy as np
         >>> from memembed.layers import LowBitEmbedding
@@ -121,7 +164,6 @@ class LowBitEmbedding(CompressedEmbedding):
         output_dim,
         bits=4,
         block_sizes=None,
-        packed=False,
         embeddings_initializer="uniform",
         embeddings_regularizer=None,
         embeddings_constraint=None,
@@ -129,35 +171,17 @@ class LowBitEmbedding(CompressedEmbedding):
         **kwargs,
     ):
         super().__init__(
+            input_dim,
             output_dim,
-            embeddings_initializer,
-            embeddings_regularizer,
-            embeddings_constraint,
-            mask_zero,
+            bits,
+            block_sizes,
+            embeddings_initializer=embeddings_initializer,
+            embeddings_regularizer=embeddings_regularizer,
+            embeddings_constraint=embeddings_constraint,
+            mask_zero=mask_zero,
             **kwargs,
         )
-        self.input_dim = check_size("input_dim", input_dim)
-        shapes = low_bit_shapes(self.input_dim, self.output_dim, block_sizes)
-        by_block = block_sizes is not None
-        block_bits = check_block_bits(bits, shapes, by_block)
-        rows = [rows for rows, _ in shapes]
-        self.bits = block_bits if by_block else block_bits[0]
-        self.block_sizes = rows if by_block else None
-        self.packed = packed
-        sizes = [code_bytes(*each) for each in zip(rows, block_bits, strict=True)]
-        self._ids = tuple(itertools.accumulate(rows, initial=0))
-        self._bytes = tuple(itertools.accumulate(sizes, initial=0))
-        # A row for each block. Tuples, because Torch's compiler knows no other arrays.
-        self._bits = tuple(map(tuple, block_bits))
-        self._tops = tuple(tuple(2**each - 1 for each in bits) for bits in self._bits)
-        self._columns = tuple(
-            tuple(itertools.accumulate(bits[:-1], initial=0)) for bits in self._bits
-        )
-        self.tables = (
-            []
-            if packed
-            else self.make_tables({"table": (self.input_dim, self.output_dim)})
-        )
+        self.tables = self.make_tables({"table": (self.input_dim, self.output_dim)})
 
     @classmethod
     def from_embedding(
@@ -210,7 +234,7 @@ class LowBitEmbedding(CompressedEmbedding):
         """
         steps = [
             even_steps(table[ids], bits, weights[ids])
-            for ids, bits in zip(self._slices(), self._bits, strict=True)
+            for ids, bits in zip(block_slices(self._sizes), self._bits, strict=True)
         ]
         offsets, scales, _ = zip(*steps, strict=True)
         self.tables[0].set_weights([table])
@@ -219,142 +243,191 @@ class LowBitEmbedding(CompressedEmbedding):
 
     def build(self, input_shape=None):
         super().build(input_shape)
-        shape = (len(self._bits), self.output_dim)
-        if self.packed:
-            self.codes = self.add_weight(
-                (self._bytes[-1],), "zeros", "uint8", trainable=False, name="codes"
+
+        def ends(dtype):
+            # Drawn a second time, which gives the same values: what the table holds
+            # cannot be read while a model's first call is traced.
+            table = self.tables[0].embeddings_initializer(
+                (self.input_dim, self.output_dim), dtype=dtype
             )
-            covering = ["zeros", "ones"]
-        else:
-            blocks = [self.tables[0].embeddings[ids] for ids in self._slices()]
+            blocks = [table[ids] for ids in block_slices(self._sizes)]
+            return [
+                ops.stack([reduce(x, axis=0) for x in blocks])
+                for reduce in (ops.min, ops.max)
+            ]
 
-            def least(shape, dtype=None):
-                return ops.cast(ops.stack([ops.min(x, axis=0) for x in blocks]), dtype)
+        def least(shape, dtype=None):
+            return ends(dtype)[0]
 
-            def step(shape, dtype=None):
-                most = ops.cast(ops.stack([ops.max(x, axis=0) for x in blocks]), dtype)
-                span = most - least(shape, dtype)
-                steps = ops.maximum(ops.convert_to_tensor(self._tops, dtype), 1)
-                return ops.where(span > 0, span / steps, 1)
+        def step(shape, dtype=None):
+            low, high = ends(dtype)
+            steps = ops.maximum(ops.convert_to_tensor(self._tops, dtype), 1)
+            return ops.where(high > low, (high - low) / steps, 1)
 
-            covering = [least, step]
-        self.offsets, self.scales = (
-            self.add_weight(shape, initializer, trainable=not self.packed, name=name)
-            for name, initializer in zip(("offsets", "scales"), covering, strict=True)
-        )
+        self.add_steps(least, step, trainable=True)
 
     def look_up(self, ids):
-        dtype = self.offsets.dtype
-        block = self._block_of(ids)
-        if self.packed:
-            codes = ops.cast(self._unpack(ids, block), dtype)
-        else:
-            codes = self._steps(ops.cast(self.tables[0](ids), dtype), block)
-            codes += ops.stop_gradient(ops.round(codes) - codes)
-        offsets, widths = (_of(block, x) for x in (self.offsets, self._widths()))
-        return ops.cast(offsets + widths * codes, self.compute_dtype)
+        block = self.block_of(ids)
+        rows = ops.cast(self.tables[0](ids), self.offsets.dtype)
+        steps = self._steps(rows, block)
+        codes = steps + ops.stop_gradient(ops.round(steps) - steps)
+        return self.from_codes(codes, self._widths(), block)
 
     def pack(self):
-        """Return the layer that holds codes only.
+        """Return the layer that holds codes only, and gives the same embeddings.
 
         Returns:
-            A `LowBitEmbedding` of the same name with `packed=True`, built, with
-            weights: the codes in uint8, the offsets and the scales.
+            A `PackedEmbedding` of the same name, built, with weights.
 
         Raises:
-            ValueError: this layer is packed already, or has not been built.
+            ValueError: this layer has not been built, or Keras has quantised it.
         """
-        if self.packed or not self.built:
+        (table,) = self.tables
+        if not self.built or table.quantization_mode is not None:
             raise ValueError(
-                "Only a layer that has been built, and not packed, can be packed. "
-                f"Received: built={self.built}, packed={self.packed}"
+                "Only a layer that has been built, and not quantised, can be packed. "
+                f"Received: built={self.built}, "
+                f"quantization_mode={table.quantization_mode!r}"
             )
-        table = ops.cast(self.tables[0].embeddings, "float32")
-        codes = ops.round(self._steps(table, self._block_of(np.arange(self.input_dim))))
+        rows = ops.cast(table.embeddings, "float32")
+        codes = ops.round(self._steps(rows, self.block_of(np.arange(self.input_dim))))
         codes = ops.convert_to_numpy(codes).astype("uint8")
+        packed = PackedEmbedding(
+            self.input_dim,
+            self.output_dim,
+            self.bits,
+            self.block_sizes,
+            mask_zero=self.mask_zero,
+            name=self.name,
+            dtype=self.dtype_policy,
+        )
+        packed.build()
+        packed.set_weights(
+            [
+                packed.side_by_side(codes),
+                # Copies: JAX deletes a variable's own array when training replaces it.
+                np.array(ops.convert_to_numpy(self.offsets)),
+                np.array(ops.convert_to_numpy(self._widths())),
+            ]
+        )
+        return packed
+
+    def _widths(self):
+        # Training may take a scale through zero, where no row could be divided by it.
+        least = ops.cast(keras.backend.epsilon(), self.scales.dtype)
+        return ops.maximum(ops.abs(self.scales), least)
+
+    def _steps(self, rows, block):
+        """Return how many steps rows are from the offsets, before rounding."""
+        steps = rows - of_block(block, self.offsets)
+        steps = steps / of_block(block, self._widths())
+        tops = ops.convert_to_tensor(self._tops, steps.dtype)
+        return ops.clip(steps, 0, of_block(block, tops))
+
+
+@keras.saving.register_keras_serializable(package="memembed")
+class PackedEmbedding(BlockedEmbedding):
+    """Embedding that is stored in a few bits a number, and trained no more.
+
+    `LowBitEmbedding.pack` makes one that computes the same embeddings. Instead of rows
+    of floats it holds their codes, side by side without a gap: `sum(bits)` bits a row,
+    in uint8. Each column of each block has an offset and a scale in float32.
+    `memembed.sizing.low_bit_bytes` counts the bytes.
+
+    Args:
+        input_dim: size of the vocabulary.
+        output_dim: length of an embedding.
+        bits: as of `LowBitEmbedding`.
+        block_sizes: as of `LowBitEmbedding`.
+        mask_zero: whether id 0 is padding to be masked, as in
+            `keras.layers.Embedding`.
+        **kwargs: arguments of `keras.layers.Layer`, such as `name` and `dtype`.
+
+    Raises:
+        TypeError: as of `LowBitEmbedding`.
+        ValueError: as of `LowBitEmbedding`.
+
+    Input shape:
+        As of `LowBitEmbedding`.
+
+    Output shape:
+        As of `LowBitEmbedding`.
+
+    Example:
+        >>> import numpy as np
+        >>> from memembed.layers import LowBitEmbedding
+        >>> layer = LowBitEmbedding.from_embedding([[0.0], [3.0], [7.0]], bits=3)
+        >>> packed = layer.pack()
+        >>> [f"{byte:08b}" for byte in packed.get_weights()[0]]  # 111, 011, 000
+        ['11011000', '00000001']
+    """
+
+    def __init__(
+        self, input_dim, output_dim, bits=4, block_sizes=None, mask_zero=False, **kwargs
+    ):
+        super().__init__(
+            input_dim, output_dim, bits, block_sizes, mask_zero=mask_zero, **kwargs
+        )
+        self.tables = []
+        sizes = [
+            code_bytes(*each) for each in zip(self._sizes, self._bits, strict=True)
+        ]
+        self._num_bytes = sum(sizes)
+        # Of each block: its first id and byte, and a row's whole bytes and other bits.
+        self._places = tuple(
+            (ids.start, codes.start, *divmod(sum(bits), 8))
+            for ids, codes, bits in zip(
+                block_slices(self._sizes), block_slices(sizes), self._bits, strict=True
+            )
+        )
+        self._columns = tuple(
+            tuple(column.start for column in block_slices(bits)) for bits in self._bits
+        )
+
+    def build(self, input_shape=None):
+        super().build(input_shape)
+        self.codes = self.add_weight(
+            (self._num_bytes,), "zeros", "uint8", trainable=False, name="codes"
+        )
+        self.add_steps("zeros", "ones", trainable=False)
+
+    def look_up(self, ids):
+        block = self.block_of(ids)
+        places, columns, tops = (
+            of_block(block, ops.convert_to_tensor(values, ids.dtype))
+            for values in (self._places, self._columns, self._tops)
+        )
+        first_id, first_byte, whole, rest = ops.split(places, 4, axis=-1)
+        row = ops.expand_dims(ids, -1) - first_id
+        # Bytes and bits apart: the number of a bit might not fit in an int32.
+        bit = row * rest + columns
+        byte = first_byte + row * whole + bit // 8
+        # A code may go on in the next byte. After the last byte none does, and there a
+        # column of no bits may begin.
+        low, high = (
+            ops.take(self.codes, ops.minimum(index, self._num_bytes - 1), axis=0)
+            for index in (byte, byte + 1)
+        )
+        both = ops.cast(low, "int32") + 256 * ops.cast(high, "int32")
+        codes = ops.right_shift(both, ops.cast(bit % 8, "int32"))
+        codes = ops.bitwise_and(codes, ops.cast(tops, "int32"))
+        return self.from_codes(codes, self.scales, block)
+
+    def side_by_side(self, codes):
+        """Pack codes, a uint8 array of shape `(input_dim, output_dim)`, into bytes."""
         packed = []
-        for ids, bits in zip(self._slices(), self._bits, strict=True):
+        for ids, bits in zip(block_slices(self._sizes), self._bits, strict=True):
             columns = [
                 codes[ids, j, None] >> np.arange(each, dtype="uint8") & 1
                 for j, each in enumerate(bits)
             ]
             columns = np.concatenate(columns, axis=1)
             packed.append(np.packbits(columns, bitorder="little"))
-        config = self.get_config()
-        config.pop("activity_regularizer", None)  # of use in training alone
-        layer = type(self).from_config({**config, "packed": True})
-        layer.build()
-        layer.set_weights(
-            [
-                np.concatenate(packed),
-                # Copies: JAX deletes a variable's own array when training replaces it.
-                np.array(ops.convert_to_numpy(self.offsets)),
-                np.array(ops.convert_to_numpy(self._widths())),
-            ]
-        )
-        return layer
-
-    def _widths(self):
-        # Training may take a scale through zero, where no row could be divided by it.
-        least = keras.backend.epsilon()
-        return ops.maximum(ops.abs(self.scales), ops.cast(least, self.scales.dtype))
-
-    def _slices(self):
-        return [slice(*ends) for ends in itertools.pairwise(self._ids)]
-
-    def _block_of(self, ids):
-        """Return the block of each id, or None if there is one for all."""
-        if len(self._bits) == 1:
-            return None
-        starts = ops.convert_to_tensor(self._ids[1:-1], ids.dtype)
-        past = ops.expand_dims(ids, -1) >= starts
-        return ops.sum(ops.cast(past, "int32"), axis=-1)
-
-    def _steps(self, rows, block):
-        """Return how many steps rows are from the offsets, before rounding."""
-        steps = (rows - _of(block, self.offsets)) / _of(block, self._widths())
-        tops = ops.convert_to_tensor(self._tops, steps.dtype)
-        return ops.clip(steps, 0, _of(block, tops))
-
-    def _unpack(self, ids, block):
-        """Return the codes of rows that lie at any bit of the packed bytes."""
-        row_bits = [sum(bits) for bits in self._bits]
-        first_id, whole, rest, first_byte, column = (
-            _of(block, ops.convert_to_tensor(values, ids.dtype))
-            for values in (
-                [[first] for first in self._ids[:-1]],
-                [[bits // 8] for bits in row_bits],
-                [[bits % 8] for bits in row_bits],
-                [[first] for first in self._bytes[:-1]],
-                self._columns,
-            )
-        )
-        ids = ops.expand_dims(ids, -1) - first_id
-        # Bytes and bits apart: the number of a bit might not fit in an int32.
-        bit = ids * rest + column
-        byte = first_byte + ids * whole + bit // 8
-        # A code may go on in the next byte. After the last byte none does, and there a
-        # column of no bits may begin.
-        last = self.codes.shape[0] - 1
-        low, high = (
-            ops.cast(ops.take(self.codes, ops.minimum(index, last), axis=0), "int32")
-            for index in (byte, byte + 1)
-        )
-        codes = ops.right_shift(low + 256 * high, ops.cast(bit % 8, "int32"))
-        return ops.bitwise_and(
-            codes, _of(block, ops.convert_to_tensor(self._tops, "int32"))
-        )
+        return np.concatenate(packed)
 
     def get_config(self):
         return {
-            **super().get_config(),
-            "input_dim": self.input_dim,
-            "bits": self.bits,
-            "block_sizes": self.block_sizes,
-            "packed": self.packed,
+            name: value
+            for name, value in super().get_config().items()
+            if not name.startswith("embeddings_")
         }
-
-
-def _of(block, values):
-    """Return the values, a row for each block, of the blocks of some ids."""
-    return values[0] if block is None else ops.take(values, block, axis=0)

@@ -1,12 +1,10 @@
 """Mixed-dimension embeddings."""
 
-import itertools
-
 import keras
 from keras import initializers, ops
 
 from memembed.layers._common import CompressedEmbedding, split_initializer, table_of
-from memembed.shapes import check_sizes, md_shapes
+from memembed.shapes import block_slices, check_sizes, md_shapes
 from memembed.tables import as_weights, check_table, low_rank
 
 
@@ -50,6 +48,10 @@ class MDEmbedding(CompressedEmbedding):
         The input's shape followed by `output_dim`. An id outside `[0, input_dim)`,
         where `input_dim` is `sum(block_sizes)`, yields NaN, never another id's
         embedding.
+
+        In training, one such id makes the loss NaN and, after a step, the weights that
+        ids share, so that the model is lost. Encode ids by `memembed.data.Vocabulary`,
+        which raises on unknown ones, and stop by `keras.callbacks.TerminateOnNaN`.
 
     Example:
         >>> import numpy as np
@@ -173,19 +175,21 @@ class MDEmbedding(CompressedEmbedding):
         kwargs.setdefault("mask_zero", getattr(embedding, "mask_zero", False))
         layer = cls(block_sizes, block_dims, table.shape[1], use_bias, **kwargs)
         layer.build()
-        start = 0
-        for size, dim, block, projection in zip(
-            block_sizes, layer.block_dims, layer.tables, layer.projections, strict=True
-        ):
-            ids = slice(start, start + size)
+        for ids, block, projection in layer.blocks():
             if projection is None:
                 block.set_weights([table[ids]])
             else:
+                dim = block.output_dim
                 rows, *dense = low_rank(table[ids], dim, weights[ids], use_bias)
                 block.set_weights([rows])
                 projection.set_weights(dense)
-            start += size
         return layer
+
+    def blocks(self):
+        """Return each block's ids, a slice, its table, and its projection or None."""
+        return zip(
+            block_slices(self.block_sizes), self.tables, self.projections, strict=True
+        )
 
     @property
     def parts(self):
@@ -203,12 +207,9 @@ class MDEmbedding(CompressedEmbedding):
         # A wide vector for each id is what takes time. So rows stay narrow, side by
         # side, each zero unless the id is in its block, until one product widens all.
         narrow, kernels, wide = [], [], []
-        starts = itertools.accumulate(self.block_sizes[:-1], initial=0)
-        for start, size, table, projection in zip(
-            starts, self.block_sizes, self.tables, self.projections, strict=True
-        ):
-            in_block = ops.logical_and(ids >= start, ids < start + size)
-            rows = table(ops.where(in_block, ids - start, 0))
+        for block, table, projection in self.blocks():
+            in_block = ops.logical_and(ids >= block.start, ids < block.stop)
+            rows = table(ops.where(in_block, ids - block.start, 0))
             in_block = ops.expand_dims(in_block, -1)
             if projection is None:
                 wide.append((in_block, rows))

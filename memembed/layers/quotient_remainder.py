@@ -6,9 +6,8 @@ import operator
 import keras
 from keras import ops
 
-from memembed.layers._common import CompressedEmbedding, table_of
+from memembed.layers._common import CompressedEmbedding
 from memembed.shapes import qr_shapes
-from memembed.tables import compositional
 
 
 @keras.saving.register_keras_serializable(package="memembed")
@@ -61,6 +60,10 @@ class QREmbedding(CompressedEmbedding):
     Output shape:
         The input's shape followed by `output_dim`, in the layer's compute dtype. An id
         outside `[0, input_dim)` yields NaN, never another id's embedding.
+
+        In training, one such id makes the loss NaN and, after a step, the weights that
+        ids share, so that the model is lost. Encode ids by `memembed.data.Vocabulary`,
+        which raises on unknown ones, and stop by `keras.callbacks.TerminateOnNaN`.
 
     Example:
         >>> import numpy as np
@@ -116,56 +119,6 @@ class QREmbedding(CompressedEmbedding):
         if len(shapes) != 2:
             names = [f"digit_{j}" for j in range(len(shapes))]
         self.tables = self.make_tables(dict(zip(names, shapes, strict=True)))
-
-    @classmethod
-    def from_embedding(
-        cls,
-        embedding,
-        num_buckets=None,
-        combiner="multiply",
-        popularity=None,
-        **kwargs,
-    ):
-        """Compress a trained full table, without training again.
-
-        The tables are fitted to the full one by alternating least squares: each in turn
-        gets the rows that are best with the others as they are. For `"concatenate"`,
-        the best rows are means. A training afterwards recovers part of what was lost.
-
-        Args:
-            embedding: the table: a built `keras.layers.Embedding`, or an array of
-                shape `(input_dim, output_dim)`.
-            num_buckets: as of the layer.
-            combiner: as of the layer.
-            popularity: how often each id occurs, in any unit. The errors of an id count
-                in proportion. Default: all ids alike.
-            **kwargs: further arguments of the layer. `mask_zero` is by default that of
-                `embedding`.
-
-        Returns:
-            A `QREmbedding`, built, with weights.
-
-        Raises:
-            TypeError: as of the layer.
-            ValueError: as of the layer, or the table is not finite, or `popularity` is
-                not a count for each of its ids.
-
-        Example:
-            >>> import numpy as np
-            >>> from keras import ops
-            >>> from memembed.layers import QREmbedding
-            >>> full = np.outer([1, 2, 3, 6, 5, 10], [1, 10])
-            >>> layer = QREmbedding.from_embedding(full, num_buckets=2)
-            >>> ops.convert_to_numpy(layer(np.array([2, 3]))).round(3).tolist()
-            [[3.0, 30.0], [6.0, 60.0]]
-        """
-        table = table_of(embedding)
-        tables = compositional(table, num_buckets, combiner, popularity)
-        kwargs.setdefault("mask_zero", getattr(embedding, "mask_zero", False))
-        layer = cls(*table.shape, num_buckets, combiner, **kwargs)
-        layer.build()
-        layer.set_weights(tables)
-        return layer
 
     def look_up(self, ids):
         rows = []

@@ -37,6 +37,17 @@ def model_of(layer, *more):
     return keras.Model(inputs, outputs)
 
 
+class Subclassed(keras.Model):
+    """A model that builds its layer in its first call."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def call(self, inputs):
+        return self.layer(inputs)
+
+
 def predict(model, ids):
     return model.predict(ids, verbose=0)
 
@@ -202,6 +213,19 @@ class EmbeddingStandards:
         ids = [np.nan, np.inf, -np.inf, -1, layer.input_dim, 1e30, 2.0**31, 2.0**32]
         assert np.isnan(embed(layer, np.array(ids, dtype))).all()
 
+    @pytest.mark.skipif(BACKEND != "tensorflow", reason="the others have no ragged ids")
+    def test_ragged_ids_are_refused(self, layer):
+        import tensorflow as tf
+
+        for ids in (
+            tf.ragged.constant([[0], [1, 2]]),
+            keras.Input((None,), ragged=True),
+        ):
+            with pytest.raises(
+                ValueError, match=r"`ids.to_tensor\(\)`, and .*mask_zero"
+            ):
+                layer(ids)
+
     def test_unknown_ids_train_nothing(self, layer):
         before = layer.get_weights()
         model = model_of(layer)
@@ -222,6 +246,35 @@ class EmbeddingStandards:
             assert layer.compute_output_shape(shape) == expected
             symbolic = layer(keras.KerasTensor(shape, dtype="int32"))
             assert (symbolic.shape, symbolic.dtype) == (expected, "float32")
+
+    @slow
+    @pytest.mark.parametrize("first", ["fit", "predict"])
+    @pytest.mark.parametrize(
+        "kind", [Subclassed, lambda layer: keras.Sequential([layer])]
+    )
+    def test_built_by_its_first_call(self, layer, kind, first):
+        """Which is traced: as if it had been built before."""
+        ids = np.arange(layer.input_dim)[None]
+        targets = np.ones((*ids.shape, layer.output_dim))
+        results = []
+        for early in (True, False):
+            keras.utils.set_random_seed(1)  # Keras draws the initializers' seeds
+            new = self.new(layer)
+            if early:
+                new.build()
+            model = kind(new)
+            model.compile(
+                keras.optimizers.SGD(0.1),
+                "mse",
+                run_eagerly=early,
+                jit_compile=BACKEND == "jax" and not early,
+            )
+            if first == "fit":
+                model.fit(ids, targets, verbose=0)
+            results.append([predict(model, ids), *new.get_weights()])
+        for before, lazily in zip(*results, strict=True):
+            assert np.isfinite(before).all()
+            np.testing.assert_allclose(lazily, before, rtol=1e-5, atol=1e-7)
 
     @slow
     def test_batches_of_any_size(self, layer):
@@ -279,10 +332,13 @@ class EmbeddingStandards:
 
     @slow
     @pytest.mark.skipif(BACKEND != "tensorflow", reason="a SavedModel is TensorFlow's")
-    def test_export(self, layer, tmp_path):
+    @pytest.mark.parametrize("mode", [None, "int8"])
+    def test_export(self, layer, mode, tmp_path):
         import tensorflow as tf
 
         model = model_of(layer)
+        if mode:
+            quantize(model, mode)
         model.export(tmp_path / "model", verbose=False)
         served = tf.saved_model.load(tmp_path / "model")
         for ids in ([[0, 1, 2]], [[0], [layer.input_dim - 1]], [[-1]]):
