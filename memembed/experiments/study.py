@@ -20,7 +20,7 @@ from memembed.data import load_ratings, prepare
 from memembed.experiments.journal import Journal
 from memembed.layers import HashEmbedding, MDEmbedding, QREmbedding
 from memembed.models import LookupL2, bias_model, dot_product_model
-from memembed.sizing import min_buckets, md_plan, training_bytes
+from memembed.sizing import md_plan, min_buckets, training_bytes
 from memembed.training import cosine, evaluate, train
 
 LAYERS = {

@@ -204,7 +204,8 @@ class MDEmbedding(CompressedEmbedding):
     def look_up(self, ids):
         # One product widens the rows of all projected blocks, which lie side by side,
         # each zero unless the id is in its block. To project block by block, and choose
-        # afterwards, takes a tenth to a third longer, and much more for large batches.
+        # then, takes 1.1 to 1.3 times as long for a look-up (TensorFlow, JAX), and up
+        # to 4 times for 65,536 ids on two axes.
         flat = ops.reshape(ids, (-1,))
         embeddings, rows, kernels = 0.0, [], []
         for block, table, projection in self.blocks():
