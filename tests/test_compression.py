@@ -161,9 +161,9 @@ def test_models_that_it_refuses(data):
     )
     towers = keras.layers.Rescaling(5, name="rating")(towers)
     for model in (bias_model(120, 90), foreign, keras.Model(sides, towers)):
-        with pytest.raises(ValueError, match="`model` must be made by `dot_product_m"):
+        with pytest.raises(ValueError, match="`model` must be "):
             compress(model, data.train, 1000)
-        with pytest.raises(ValueError, match="`model` must be made by `dot_product_m"):
+        with pytest.raises(ValueError, match="`model` must be "):
             average([model])
 
 

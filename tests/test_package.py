@@ -75,8 +75,8 @@ loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
 assert loaded - sys.stdlib_module_names == {"memembed"}, loaded
 
 from memembed import HashEmbedding, LowBitEmbedding, MDEmbedding, QREmbedding
-from memembed.compression import average, compress
-from memembed.compression import pack
+from memembed import compress, pack
+from memembed.compression import average
 from memembed.models import dot_product_model
 
 every_id = np.arange(50)
@@ -96,7 +96,7 @@ np.save("vectors.npy", model.predict(every_id, verbose=0))
 assert memembed.sizing.qr_parameters(50, 8) == layers[3].count_params()
 tables = [keras.layers.Embedding(50, 4) for _ in range(4)]
 model = average([dot_product_model(*tables[:2]), dot_product_model(*tables[2:])])
-examples = SimpleNamespace(user=every_id, movie=every_id, rating=every_id % 5 + 1.0)
+examples = SimpleNamespace(inputs={"user": every_id, "movie": every_id})
 small = pack(compress(model, examples, max_bytes=300, num_blocks=1))
 assert sum(weight.nbytes for weight in small.get_weights()) <= 300
 """

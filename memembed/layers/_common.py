@@ -9,11 +9,6 @@ from memembed.shapes import check_size
 INT32_IDS = 2**31  # how many ids int32 can tell apart
 
 
-def widest_int():
-    """Return `"int64"`, but `"int32"` on JAX until it is told to have 64 bits."""
-    return keras.backend.standardize_dtype(ops.convert_to_tensor(np.int64(0)).dtype)
-
-
 def known_ids(inputs, input_dim):
     """Return which ids are in the vocabulary, and the ids with 0 in place of others.
 
@@ -27,14 +22,14 @@ def known_ids(inputs, input_dim):
     inputs = ops.convert_to_tensor(inputs)
     given = keras.backend.standardize_dtype(inputs.dtype)
     needed = "int32" if input_dim <= INT32_IDS else "int64"
-    widest = widest_int()
+    signed = "int64" if "64" in given else needed
     if "float" in given:
         # What no integer holds, NaN too, could become any: each backend has its way.
         inputs = ops.cast(inputs, keras.backend.result_type(given, "float32"))
-        castable = ops.abs(inputs) < 2.0 ** (np.iinfo(widest).bits - 1)
+        castable = ops.abs(inputs) < 2.0 ** (np.iinfo(signed).bits - 1)
         inputs = ops.where(castable, inputs, -1)
-    if given != needed:  # what is past the widest becomes negative, and so unknown
-        inputs = ops.cast(inputs, widest)
+    # An unsigned id that is too large becomes negative, and so unknown.
+    inputs = ops.cast(inputs, signed)
     known = ops.logical_and(inputs >= 0, inputs <= input_dim - 1)
     return known, ops.cast(ops.where(known, inputs, 0), needed)
 
@@ -120,7 +115,9 @@ class CompressedEmbedding(keras.layers.Layer):
             }
 
     def build(self, input_shape=None):
-        if self.input_dim > INT32_IDS and widest_int() != "int64":
+        # JAX has no 64-bit integers until it is told to.
+        widest = ops.convert_to_tensor(np.int64(0)).dtype
+        if self.input_dim > INT32_IDS and "64" not in str(widest):
             raise ValueError(
                 "An `input_dim` past 2**31 needs 64-bit ids. On JAX, turn them on "
                 "first: jax.config.update('jax_enable_x64', True). "

@@ -245,8 +245,8 @@ class LowBitEmbedding(BlockedEmbedding):
         super().build(input_shape)
 
         def ends(dtype):
-            # Drawn a second time, which gives the same values: what the table holds
-            # cannot be read while a model's first call is traced.
+            # Drawn again, which gives the same values, unless the initializer has a
+            # SeedGenerator: the table cannot be read in a traced first call.
             table = self.tables[0].embeddings_initializer(
                 (self.input_dim, self.output_dim), dtype=dtype
             )
