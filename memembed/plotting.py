@@ -8,6 +8,7 @@ import itertools
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.ticker import (
     EngFormatter,
     NullFormatter,
@@ -111,23 +112,6 @@ def learning_curves(histories):
     axes.plot([], color=GREY, marker="o", label="validation")
     axes.plot([], color=GREY, linestyle=":", label="training")
     axes.legend(frameon=False)
-    return axes
-
-
-def memory(parts):
-    """Show what the memory of one model is spent on.
-
-    Args:
-        parts: a dict from a label to bytes.
-    """
-    axes = _new_axes()
-    bars = axes.barh(list(parts), list(parts.values()))
-    size = EngFormatter(unit="B", places=1)
-    axes.bar_label(bars, [size(value) for value in parts.values()], padding=4)
-    axes.invert_yaxis()
-    axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
-    axes.set_xlim(right=1.15 * max(parts.values()))
-    axes.grid(visible=False, axis="y")
     return axes
 
 
@@ -394,21 +378,25 @@ def step_times(times):
     return axes
 
 
-def seconds(frame):
-    """Compare times as bars: a group for each row, a bar for each column.
+def bars(frame, unit):
+    """Compare quantities as bars: a group for each row, a bar for each column.
 
     Args:
-        frame: a DataFrame of seconds.
+        frame: a DataFrame of numbers, or a dict from a label to a number.
+        unit: of the numbers, such as `"B"` or `"s"`.
     """
+    if not isinstance(frame, pd.DataFrame):
+        frame = pd.Series(frame).to_frame()
     axes = _new_axes()
+    size = EngFormatter(unit=unit, places=1)
     height = 0.8 / frame.shape[1]
     rows = np.arange(len(frame))
     for i, (label, values) in enumerate(frame.items()):
-        bars = axes.barh(rows + i * height, values, height, label=label)
-        axes.bar_label(bars, [f"{value:.3g} s" for value in values], padding=4)
+        drawn = axes.barh(rows + i * height, values, height, label=label)
+        axes.bar_label(drawn, [size(value) for value in values], padding=4)
     axes.set_yticks(rows + (frame.shape[1] - 1) * height / 2, frame.index)
     axes.invert_yaxis()
-    axes.set(xlabel="seconds")
+    axes.xaxis.set_major_formatter(EngFormatter(unit=unit))
     axes.set_xlim(right=1.15 * frame.to_numpy().max())
     axes.grid(visible=False, axis="y")
     if frame.shape[1] > 1:

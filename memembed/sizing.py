@@ -423,9 +423,7 @@ def md_plan(
     counts,
     output_dim,
     *,
-    max_parameters=None,
-    max_bytes=None,
-    dtype="float32",
+    max_parameters,
     alpha=0.3,
     widths=None,
     use_bias=False,
@@ -435,8 +433,8 @@ def md_plan(
     An embedding `d` wide of an id that occurs with probability `p` is taken to cost the
     model `p * d ** -(1 / alpha - 1)`. Were widths not whole and projections free, the
     sum of these losses would be least where `d` is proportional to `p ** alpha`: the
-    alpha-power rule. Here the tables, projections, biases and scales are counted as
-    they are, and the plan never exceeds the budget.
+    alpha-power rule. Here the tables, projections and biases are counted as they are,
+    and the plan never exceeds the budget.
 
     For every choice from `widths`, all ids start at the least width. Then one id at a
     time is raised to the next, the one that gains most for what it costs, until the
@@ -449,8 +447,6 @@ def md_plan(
             a row too.
         output_dim: length of an embedding.
         max_parameters: how many parameters the layer may have.
-        max_bytes: instead, how many bytes it may take.
-        dtype: what `max_bytes` counts: see `md_bytes`.
         alpha: between 0 and 1. The nearer to 0, the more alike the widths are.
         widths: widths that a block may have, 12 at most. Default: `output_dim` and the
             powers of two below it, the greatest 12.
@@ -462,8 +458,8 @@ def md_plan(
 
     Raises:
         TypeError: a size or the budget is not an integer, or `counts` are not numbers.
-        ValueError: `counts` are not sorted, `alpha` or `widths` are not as above, not
-            exactly one budget is given, or no plan fits it.
+        ValueError: `counts` are not sorted, `alpha` or `widths` are not as above, or no
+            plan fits the budget.
 
     Example:
         >>> counts = [6000 // rank for rank in range(1, 3001)]
@@ -482,17 +478,19 @@ def md_plan(
     output_dim = check_size("output_dim", output_dim)
     widths = _check_widths(widths, output_dim)
     use_bias = bool(use_bias)
-    _check_dtype(dtype)
     if not isinstance(alpha, numbers.Real) or not 0 < alpha < 1:
         raise ValueError(f"`alpha` must be between 0 and 1. Received: alpha={alpha!r}")
 
     def cost(rows, width):
-        if max_bytes is None:
-            return md_parameters([rows], [width], output_dim, use_bias)
-        return md_bytes([rows], [width], output_dim, use_bias, dtype)
+        return md_parameters([rows], [width], output_dim, use_bias)
 
+    budget = check_size("max_parameters", max_parameters)
     least = min(cost(len(counts), width) for width in widths)
-    budget = _check_budget(max_parameters, max_bytes, least)
+    if budget < least:
+        raise ValueError(
+            f"`max_parameters` must be at least {least}, the fewest parameters that "
+            f"any plan needs. Received: max_parameters={budget}"
+        )
     # No plan costs more than this, and NumPy's integers have an end.
     budget = min(budget, sum(cost(len(counts), width) for width in widths))
     row_costs = np.array([cost(2, width) - cost(1, width) for width in widths])
@@ -545,7 +543,7 @@ def _greedy_sizes(rarity, losses, row_costs, budget):
     ids = len(rarity)
     steps = row_costs[:-1] - row_costs[1:]
     left = budget - ids * row_costs[-1]
-    if left < 0 or not (steps > 0).all():
+    if left < 0:
         return None
     gains = losses[1:] + np.log(-np.expm1(losses[:-1] - losses[1:])) - np.log(steps)
     if not (np.diff(gains) > 0).all():
@@ -624,21 +622,3 @@ def _check_widths(widths, output_dim):
             f"Received: widths={widths!r}, output_dim={output_dim!r}"
         )
     return checked
-
-
-def _check_budget(max_parameters, max_bytes, least):
-    """Return the one budget that is given, which must be at least `least`."""
-    if (max_parameters is None) == (max_bytes is None):
-        raise ValueError(
-            "Exactly one of `max_parameters` and `max_bytes` must be given. "
-            f"Received: max_parameters={max_parameters!r}, max_bytes={max_bytes!r}"
-        )
-    unit = "parameters" if max_bytes is None else "bytes"
-    name = f"max_{unit}"
-    budget = check_size(name, max_parameters if max_bytes is None else max_bytes)
-    if budget < least:
-        raise ValueError(
-            f"`{name}` must be at least {least}, the fewest {unit} that any plan "
-            f"needs. Received: {name}={budget}"
-        )
-    return budget

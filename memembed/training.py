@@ -72,36 +72,34 @@ class Result:
     Attributes:
         name: what the model is called.
         dataset: the name of the ratings.
-        split: a hash of which rating is in which part: see `split_hash`.
-        seed: the seed of the initial weights and of the order of the ratings.
+        split: which rating is in which part: see `split_hash`.
+        seed: of the initial weights and of the order of the ratings.
         settings: how it was trained, or None.
         parameters: how many numbers its weights are.
         bytes: what its weights take, each in the type that it has.
         training_bytes: what training it with Adam holds: weights, gradients and slots.
         seconds: wall-clock time of training, or None.
-        val_mse: mean squared error on the validation part.
-        val_mae: mean absolute error on the validation part.
-        mse: mean squared error on the evaluation part, or None.
-        mae: mean absolute error on the evaluation part, or None.
+        val_mse, val_mae: the errors on the validation part.
+        mse, mae: the errors on the evaluation part, or None.
         versions: of the packages that the result depends on.
-        history: for each epoch, a list of `mse`, `mae`, `val_mse` and `val_mae`.
+        history: what `train` returned, or None.
         model: the model.
     """
 
     name: str
     dataset: str
     split: str
-    seed: int
-    settings: Settings | None
-    parameters: int
-    bytes: int
-    training_bytes: int
-    seconds: float | None
-    val_mse: float
-    val_mae: float
-    mse: float | None
-    mae: float | None
-    versions: str
+    seed: int = 0
+    settings: Settings | None = None
+    parameters: int = 0
+    bytes: int = 0
+    training_bytes: int = 0
+    seconds: float | None = None
+    val_mse: float | None = None
+    val_mae: float | None = None
+    mse: float | None = None
+    mae: float | None = None
+    versions: str = ""
     history: dict | None = field(default=None, repr=False)
     model: keras.Model | None = field(default=None, repr=False)
 
@@ -112,15 +110,8 @@ class Result:
         return values | settings
 
 
-RESULT_COLUMNS = [
-    column
-    for each in fields(Result)[:-2]
-    for column in (
-        [setting.name for setting in fields(Settings)]
-        if each.name == "settings"
-        else [each.name]
-    )
-]
+RESULT_COLUMNS = [each.name for each in fields(Result)[:-2]]  # no history, no model
+RESULT_COLUMNS[4:5] = [each.name for each in fields(Settings)]
 
 
 def train(model, data, settings=EXAMPLE, *, compiled=None, on_epoch_end=None):
@@ -188,17 +179,9 @@ def print_epoch(epoch, errors):
 
 
 def check_ids(model, examples):
-    """Check that every id has a row in the model's embeddings.
+    """Raise a ValueError if an id has no row in an embedding of the model.
 
-    An id without a row would make the loss NaN, and after one step all weights that ids
-    share.
-
-    Args:
-        model: a functional model.
-        examples: `memembed.data.Examples`.
-
-    Raises:
-        ValueError: an id is negative or too large.
+    It would make the loss NaN, and after one step all weights that ids share.
     """
     for name, input_dim in input_dims(model):
         ids = examples.inputs[name]
@@ -298,15 +281,7 @@ def evaluate(model, examples):
 
 
 def experiment(
-    name,
-    build,
-    data,
-    settings=EXAMPLE,
-    *,
-    seed=0,
-    compiled=None,
-    evaluation=True,
-    verbose=True,
+    name, build, data, settings=EXAMPLE, *, seed=0, compiled=None, **measured
 ):
     """Build a model, train it and measure it.
 
@@ -317,8 +292,7 @@ def experiment(
         settings: `Settings`.
         seed: seed of the initial weights and of the order of the ratings.
         compiled: see `train`.
-        evaluation: whether to look at the evaluation part.
-        verbose: whether to print the result.
+        **measured: the arguments `evaluation` and `verbose` of `measure`.
 
     Returns:
         A `Result`.
@@ -327,43 +301,21 @@ def experiment(
     model = build()
     start = time.perf_counter()
     history = train(model, data, settings, compiled=compiled)
-    return measure(
-        name,
-        model,
-        data,
-        settings=settings,
-        seed=seed,
-        seconds=round(time.perf_counter() - start, 2),
-        history=history,
-        evaluation=evaluation,
-        verbose=verbose,
-    )
+    known = {"settings": settings, "seed": seed, "history": history}
+    known["seconds"] = round(time.perf_counter() - start, 2)
+    return measure(name, model, data, **known, **measured)
 
 
-def measure(
-    name,
-    model,
-    data,
-    *,
-    settings=None,
-    seed=0,
-    seconds=None,
-    history=None,
-    evaluation=True,
-    verbose=True,
-):
+def measure(name, model, data, *, evaluation=True, verbose=True, **known):
     """Measure a model that is there already.
 
     Args:
         name: what the model is called.
         model: a rating model.
         data: `memembed.data.RatingData`.
-        settings: `Settings` that it was trained with, if they are to be kept.
-        seed: the seed that it was trained with.
-        seconds: how long its training took.
-        history: what `train` returned.
         evaluation: whether to look at the evaluation part.
         verbose: whether to print the result.
+        **known: what is known of its training, fields of `Result`.
 
     Returns:
         A `Result`.
@@ -375,24 +327,20 @@ def measure(
         name=name,
         dataset=data.dataset,
         split=split_hash(data),
-        seed=seed,
-        settings=settings,
         parameters=model.count_params(),
         bytes=sum(weight.nbytes for weight in model.get_weights()),
         training_bytes=training_bytes(shapes)["total"],
-        seconds=seconds,
-        val_mse=validation["mse"],
-        val_mae=validation["mae"],
-        mse=errors.get("mse"),
-        mae=errors.get("mae"),
         versions=versions("memembed", "keras", "tensorflow", "numpy"),
-        history=history,
         model=model,
+        **{f"val_{error}": value for error, value in validation.items()},
+        **errors,
+        **known,
     )
     if verbose:
         print(
             f"{name}: {result.bytes:,} bytes, MSE {result.mse:.4f}, "
-            f"MAE {result.mae:.4f}" + (f", {seconds:.0f} s" if seconds else "")
+            f"MAE {result.mae:.4f}"
+            + (f", {result.seconds:.0f} s" if result.seconds else "")
         )
     return result
 

@@ -58,11 +58,10 @@ def test_learning_curves():
     assert drawn == [[4, 3], [3, 2]] * 2
 
 
-def test_memory_and_seconds():
-    assert widths(plotting.memory({"weights": 250, "slots": 500})) == [250, 500]
+def test_bars():
+    assert widths(plotting.bars({"weights": 250, "slots": 500}, "B")) == [250, 500]
     frame = pd.DataFrame({"a": [30, 10], "b": [3, 2]}, index=["large", "small"])
-    assert widths(plotting.seconds(frame)) == [30, 10, 3, 2]
-    assert widths(plotting.seconds(frame[["a"]])) == [30, 10]
+    assert widths(plotting.bars(frame, "s")) == [30, 10, 3, 2]
 
 
 def test_quotient_remainder_grid():
