@@ -396,21 +396,13 @@ def alpha_power_dims(block_counts, block_sizes, output_dim, alpha):
         sizing blocks by a power of their popularity.
     """
     output_dim = check_size("output_dim", output_dim)
+    sizes = np.array(check_sizes("block_sizes", block_sizes))
     counts = np.asarray(block_counts, dtype="float64")
-    sizes = np.asarray(block_sizes, dtype="float64")
-    if counts.shape != sizes.shape or counts.ndim != 1 or not len(counts):
+    if counts.shape != sizes.shape or not (counts >= 0).all() or not counts.any():
         raise ValueError(
-            "`block_counts` and `block_sizes` must be lists of the same length. "
+            "`block_counts` must hold a count for each of `block_sizes`, none of them "
+            "negative, and not all zero. "
             f"Received: block_counts={block_counts!r}, block_sizes={block_sizes!r}"
-        )
-    if not (sizes > 0).all():
-        raise ValueError(
-            f"`block_sizes` must be positive. Received: block_sizes={block_sizes!r}"
-        )
-    if not (counts >= 0).all() or not counts.any():
-        raise ValueError(
-            "`block_counts` must not be negative, nor all zero. "
-            f"Received: block_counts={block_counts!r}"
         )
     if not isinstance(alpha, numbers.Real) or not alpha >= 0:
         raise ValueError(f"`alpha` must not be negative. Received: alpha={alpha!r}")

@@ -318,9 +318,9 @@ def test_alpha_power_dims_follow_the_rule():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([1, 2], [3], 8, 0.5), "same length.*\\[1, 2\\].*\\[3\\]"),
-        (([], [], 8, 0.5), "same length"),
-        (([1, 2], [3, 0], 8, 0.5), "`block_sizes` must be positive.*\\[3, 0\\]"),
+        (([1, 2], [3], 8, 0.5), "a count for each.*\\[1, 2\\].*\\[3\\]"),
+        (([], [], 8, 0.5), "`block_sizes` must not be empty"),
+        (([1, 2], [3, 0], 8, 0.5), r"`block_sizes\[1\]` must be a positive integer"),
         (([1, -2], [3, 3], 8, 0.5), "`block_counts`.*\\[1, -2\\]"),
         (([1, float("nan")], [3, 3], 8, 0.5), "`block_counts`.*\\[1, nan\\]"),
         (([0, 0], [3, 3], 8, 0.5), "`block_counts`.*\\[0, 0\\]"),

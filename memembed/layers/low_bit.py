@@ -222,24 +222,14 @@ class LowBitEmbedding(BlockedEmbedding):
         kwargs.setdefault("mask_zero", getattr(embedding, "mask_zero", False))
         layer = cls(*table.shape, bits, block_sizes, **kwargs)
         layer.build()
-        layer.fit_steps(table, as_weights(popularity, table))
-        return layer
-
-    def fit_steps(self, table, weights):
-        """Take these rows, with the offsets and scales that fit them best.
-
-        Args:
-            table: array of shape `(input_dim, output_dim)`.
-            weights: array of shape `(input_dim,)`: how much the errors of a row count.
-        """
+        weights = as_weights(popularity, table)
         steps = [
-            even_steps(table[ids], bits, weights[ids])
-            for ids, bits in zip(block_slices(self._sizes), self._bits, strict=True)
+            even_steps(table[ids], each, weights[ids])
+            for ids, each in zip(block_slices(layer._sizes), layer._bits, strict=True)
         ]
         offsets, scales, _ = zip(*steps, strict=True)
-        self.tables[0].set_weights([table])
-        self.offsets.assign(np.stack(offsets))
-        self.scales.assign(np.stack(scales))
+        layer.set_weights([np.stack(offsets), np.stack(scales), table])
+        return layer
 
     def build(self, input_shape=None):
         super().build(input_shape)

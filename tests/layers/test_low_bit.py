@@ -30,15 +30,12 @@ def tops(layer):
 
 def spread(**arguments):
     """Return a layer with rows so far apart that no two ids are rounded alike."""
-    layer = LowBitEmbedding(**arguments)
-    layer.build()
+    arguments = dict(arguments)
+    shape = arguments.pop("input_dim"), arguments.pop("output_dim")
     # And off any value that might be rounded either way.
-    rows = np.linspace(-2, 2, layer.input_dim)[:, None]
-    jitter = np.random.default_rng(0).normal(
-        scale=0.03, size=(layer.input_dim, layer.output_dim)
-    )
-    layer.fit_steps(rows + jitter, np.ones(len(rows)))
-    return layer
+    rows = np.linspace(-2, 2, shape[0])[:, None]
+    jitter = np.random.default_rng(0).normal(scale=0.03, size=shape)
+    return LowBitEmbedding.from_embedding(rows + jitter, **arguments)
 
 
 class TestLowBitEmbedding(EmbeddingStandards):
