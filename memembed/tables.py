@@ -8,7 +8,7 @@ import numpy as np
 from memembed.shapes import check_size
 
 CHUNK = 2**15  # rows that are worked on in float64 at a time
-LEAST_WEIGHT = 1e-9  # of an id, where the most popular one has 1
+MIN_WEIGHT = 1e-9  # of an id, where the most popular one has 1
 
 
 def low_rank(table, dim, popularity=None, use_bias=False):
@@ -157,7 +157,7 @@ def even_steps(table, bits, popularity=None):
 def _column_steps(values, weights, bits):
     """Return a column's offset, scale and error, for each of some bits."""
     most = max(weights.max(), np.finfo("float64").tiny)
-    shares = np.maximum(weights / most, LEAST_WEIGHT)
+    shares = np.maximum(weights / most, MIN_WEIGHT)
     shares /= shares.sum()
     # Sums by einsum: BLAS would start threads, which take longer than the sum.
     centre = np.einsum("i,i", shares, values)
@@ -240,7 +240,7 @@ def as_weights(popularity, table):
         return np.ones(ids)
     # Never quite zero, so that an id without weight has the last say where no other id
     # has one: which direction is left to a narrow table, what a row of its own holds.
-    return np.maximum(popularity / popularity.max(), LEAST_WEIGHT)
+    return np.maximum(popularity / popularity.max(), MIN_WEIGHT)
 
 
 def _with_sign(direction):

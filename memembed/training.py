@@ -110,8 +110,12 @@ class Result:
         return values | settings
 
 
-RESULT_COLUMNS = [each.name for each in fields(Result)[:-2]]  # no history, no model
-RESULT_COLUMNS[4:5] = [each.name for each in fields(Settings)]
+RESULT_COLUMNS = [
+    *("name", "dataset", "split", "seed"),
+    *(each.name for each in fields(Settings)),
+    *("parameters", "bytes", "training_bytes", "seconds"),
+    *("val_mse", "val_mae", "mse", "mae", "versions"),
+]
 
 
 def train(model, data, settings=EXAMPLE, *, compiled=None, on_epoch_end=None):

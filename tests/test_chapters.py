@@ -31,7 +31,7 @@ try:
 except ImportError:  # on Colab, which opens the notebook alone
     %pip install -q "memembed[chapters] @ git+https://github.com/{address}"
 """
-LONGEST_CELL, MEDIAN_CELL = 15, 6
+MAX_CELL, MAX_MEDIAN_CELL = 15, 6
 
 
 def cells(notebook, kind):
@@ -150,10 +150,10 @@ def long_cells(notebook, path):
     found = [
         f"{length} lines: {first_line(cell)}"
         for cell, length in zip(code, lengths, strict=True)
-        if length > LONGEST_CELL
+        if length > MAX_CELL
     ]
-    if lengths and statistics.median(lengths) > MEDIAN_CELL:
-        found.append(f"half of the cells are longer than {MEDIAN_CELL} lines")
+    if lengths and statistics.median(lengths) > MAX_MEDIAN_CELL:
+        found.append(f"half of the cells are longer than {MAX_MEDIAN_CELL} lines")
     return found
 
 
