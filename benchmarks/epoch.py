@@ -13,11 +13,15 @@ import time
 import keras
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
-from benchmarks import keras_example
-from benchmarks.training import builders
+from benchmarks import keras_example, ours
+from benchmarks.machine import spread, versions
+from memembed.experiments.results import stored
 from memembed.models import dot_product_model
 from memembed.training import Settings, train
+
+__all__ = ["measure", "section", "versions"]
 
 FLOATS_MOVED = 8  # weight, two slots and gradient, each of them read and written
 REPEATS = 200
@@ -63,10 +67,12 @@ def seconds_of(run):
     return time.perf_counter() - start
 
 
-def second_epoch(model, *data, **settings):
+def second_epoch(model, *data, steps_per_execution=1, **settings):
     """Return how long `fit` takes for an epoch, once everything is compiled."""
     clock = EpochSeconds()
-    model.compile(keras.optimizers.Adam(1e-3), "mse")
+    model.compile(
+        keras.optimizers.Adam(1e-3), "mse", steps_per_execution=steps_per_execution
+    )
     model.fit(*data, epochs=2, verbose=0, callbacks=[clock], **settings)
     return clock.seconds[1]
 
@@ -78,7 +84,7 @@ def ways(data):
     """
     arrays = data.train.inputs, data.train.rating
     users, movies = len(data.users), len(data.movies)
-    baseline = builders(data)["baseline"]
+    baseline = ours.builders(data)["baseline"]
 
     def example():
         with keras_example.datasets(data) as (dataset, _):
@@ -96,7 +102,15 @@ def ways(data):
         )
         return second_epoch(model, *arrays, batch_size=128)
 
-    def ours():
+    def on_arrays(steps_per_execution=1):
+        return second_epoch(
+            baseline(),
+            *arrays,
+            batch_size=128,
+            steps_per_execution=steps_per_execution,
+        )
+
+    def memembed():
         once, compiled = Settings(epochs=1), {}
         train(baseline(), data, once, compiled=compiled)
         return seconds_of(lambda: train(baseline(), data, once, compiled=compiled))
@@ -108,26 +122,32 @@ def ways(data):
     return {
         "the Keras example": example,
         "its input alone": example_input,
-        "fit on arrays": lambda: second_epoch(baseline(), *arrays, batch_size=128),
+        "fit on arrays": on_arrays,
+        "fit on arrays, 64 steps a call": lambda: on_arrays(64),
         "fit on arrays, 1 column": one_column,
-        "memembed": ours,
+        "memembed": memembed,
         "floor": floor,
     }
 
 
-def measure(data, repeats, progress=iter):
-    """Time an epoch in several ways.
-
-    Args:
-        data: what `benchmarks.training.like_the_example` returns.
-        repeats: how often.
-        progress: wraps the sequence of repeats, such as `tqdm.tqdm`.
-
-    Returns:
-        A DataFrame of `repeat`, `what` and `seconds`.
-    """
-    return pd.DataFrame(
+def measure(repeats):
+    """Yield a table of the seconds of an epoch, in each way and each repeat."""
+    data = ours.ratings()
+    rows = [
         {"repeat": repeat, "what": what, "seconds": run()}
-        for repeat in progress(range(repeats))
+        for repeat in tqdm(range(repeats), "epoch")
         for what, run in ways(data).items()
-    )
+    ]
+    yield {"epoch": pd.DataFrame(rows)}
+
+
+def section():
+    """Render the stored table."""
+    found = stored("epoch").groupby("what", sort=False).seconds
+    table = found.apply(spread).rename("seconds").reset_index()
+    return [
+        "## An epoch of the baseline",
+        f"Everything compiled before, {found.size().iloc[0]} times each, median and "
+        "range. What each line is, the README says.",
+        table.to_markdown(index=False),
+    ]

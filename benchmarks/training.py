@@ -1,91 +1,52 @@
-"""The Keras example's experiment, its way and ours, one after the other."""
+"""Time the Keras example's experiment, its way and ours, one after the other."""
 
-import dataclasses
-
-import keras
-import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
-from benchmarks import keras_example
-from memembed.data import Examples
-from memembed.experiments.study import combined
-from memembed.models import dot_product_model
-from memembed.training import Settings, experiment
+from benchmarks import keras_example, ours
+from benchmarks.machine import spread, versions
+from memembed.experiments.results import stored
+
+__all__ = ["measure", "section", "versions"]
 
 BAR = 10  # how many times faster ours has to be, in total
 
 
-def like_the_example(data):
-    """Train on what the example trains on, 85%, and validate on the other 15%."""
-    train = Examples(
-        *(
-            np.concatenate([getattr(data.train, name), getattr(data.validation, name)])
-            for name in ("user", "movie", "rating")
-        )
-    )
-    return dataclasses.replace(data, train=train, validation=data.evaluation)
-
-
-def builders(data):
-    """Return, by name, functions that build models of the example's parameters."""
-    users, movies = len(data.users), len(data.movies)
-    return {
-        "baseline": lambda: dot_product_model(
-            keras.layers.Embedding(users, 64), keras.layers.Embedding(movies, 64)
-        ),
-        "QR and MD": lambda: combined(data).build(data),
-    }
-
-
-def run(data, epochs=3):
-    """Train them in this package's way; return what `keras_example.run` does."""
-    results = (
-        experiment(name, build, data, Settings(epochs=epochs), verbose=False)
-        for name, build in builders(data).items()
-    )
-    return [
-        {
-            "model": result.name,
-            "parameters": result.parameters,
-            "seconds": result.seconds,
-            "MSE": result.mse,
-            "MAE": result.mae,
-        }
-        for result in results
-    ]
-
-
-def measure(data, repeats, epochs=3, progress=iter):
-    """Run both ways in turn.
-
-    Args:
-        data: what `like_the_example` returns.
-        repeats: how many pairs of runs.
-        epochs: passes over the training split.
-        progress: wraps the sequence of runs, such as `tqdm.tqdm`.
-
-    Returns:
-        A DataFrame with a row for each model that was trained: pair, way, model,
-        parameters, seconds, and the evaluation errors MSE and MAE.
-    """
-    ways = {"Keras example": keras_example.run, "memembed": run}
+def measure(repeats):
+    """Yield a table with a row for each model that either way trained."""
+    ways = {"Keras example": keras_example.run, "memembed": ours.run}
     runs = [(pair, way) for pair in range(repeats) for way in ways]
     rows = [
         {"pair": pair, "way": way, **row}
-        for pair, way in progress(runs)
-        for row in ways[way](data, epochs=epochs)
+        for pair, way in tqdm(runs, "training")
+        for row in ways[way](ours.ratings())
     ]
-    return pd.DataFrame(rows)
+    yield {"training": pd.DataFrame(rows)}
 
 
 def ratios(rows):
     """Return, for each pair, how many times faster ours was: each model, and both."""
-    seconds = rows.pivot_table(index="pair", columns=["model", "way"], values="seconds")
-    by_model = {
-        model: seconds[model]["Keras example"] / seconds[model]["memembed"]
-        for model in rows["model"].unique()
-    }
-    total = rows.groupby(["pair", "way"])["seconds"].sum().unstack()
-    return pd.DataFrame(
-        {**by_model, "both": total["Keras example"] / total["memembed"]}
-    )
+    seconds = rows.pivot(index="pair", columns=["way", "model"], values="seconds")
+    theirs, ours = seconds["Keras example"], seconds["memembed"]
+    by_model = (theirs / ours)[rows["model"].unique()]
+    return by_model.assign(both=theirs.sum(axis=1) / ours.sum(axis=1))
+
+
+def section():
+    """Render the stored table."""
+    rows = stored("training")
+    found = ratios(rows)
+    means = rows.groupby(["model", "way"], sort=False)[
+        ["parameters", "seconds", "MSE", "MAE"]
+    ].mean()
+    return [
+        "## Training: the Keras example's experiment, its way and ours",
+        f"Both models, {len(found)} pairs of runs, one after the other. Mean "
+        "seconds to train, compiling included, and evaluation errors:",
+        means.round({"seconds": 1, "MSE": 4, "MAE": 4})
+        .reset_index()
+        .to_markdown(index=False),
+        "How many times faster ours was, pair by pair:",
+        found.round(1).reset_index().to_markdown(index=False),
+        f"Bar: at least {BAR} times in total. Found: {spread(found['both'])}.",
+    ]

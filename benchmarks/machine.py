@@ -1,0 +1,53 @@
+"""What the figures are taken on, and how they are written."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+from memembed import training
+
+ROOT = Path(__file__).parents[1]
+# Each backend's Python, in an environment where the others are not installed.
+PYTHONS = {
+    backend: ROOT / venv / "bin" / "python"
+    for backend, venv in (
+        ("tensorflow", ".venv"),
+        ("jax", ".venv-jax"),
+        ("torch", ".venv-torch"),
+    )
+}
+
+
+def machine():
+    """Name the processor, and how many of its cores there are to use."""
+    try:
+        cpus = Path("/proc/cpuinfo").read_text()
+        name = next(x for x in cpus.splitlines() if x.startswith("model name"))
+        processor = name.partition(": ")[2]
+    except (OSError, StopIteration):
+        processor = platform.processor() or platform.machine()
+    return f"{len(os.sched_getaffinity(0))} cores of {processor}"
+
+
+def versions():
+    """Name the versions that this process runs on."""
+    packages = training.versions("keras", "tensorflow", "numpy", "memembed")
+    return f"Python {platform.python_version()}, {packages}"
+
+
+def backend_versions():
+    """Name the versions of Keras and of each backend, in its environment."""
+    ask = "from importlib.metadata import version as v; print(v('keras'), v('{}'))"
+    found = [f"Python {platform.python_version()}"]
+    for backend, python in PYTHONS.items():
+        command = [python, "-c", ask.format(backend)]
+        keras, own = subprocess.check_output(command, text=True).split()
+        found.append(f"keras {keras} on {backend} {own}")
+    return ", ".join(found)
+
+
+def spread(values, form="{:.3g}"):
+    """Write a median and a range."""
+    median, low, high = (form.format(x) for x in values.quantile([0.5, 0, 1]))
+    return f"{median} ({low} to {high})"
