@@ -12,7 +12,9 @@ from memembed.training import split_hash
 
 pytestmark = pytest.mark.book
 
-TOLERANCE = 0.0005  # other processors round differently, in a few of the last digits
+# Other processors round differently, in a few of the last digits. That may give a bit to
+# another column, and so change a model of few bits by more than one of plain tables.
+TOLERANCE, OF_FEW_BITS = 0.0005, 0.003
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,8 @@ def test_a_random_climb_of_the_ladder_comes_out_again(ratings):
         found = rows[(rows["name"] == result.name) & (rows.seed == seed)]
         (row,) = found[found.split == result.split].itertuples()
         print(row)
-        assert result.bytes == row.bytes
-        assert result.mse == pytest.approx(row.mse, abs=TOLERANCE)
-        assert result.mae == pytest.approx(row.mae, abs=TOLERANCE)
+        few_bits = result.name.startswith("few bits")
+        tolerance = OF_FEW_BITS if few_bits else TOLERANCE
+        assert result.bytes == pytest.approx(row.bytes, rel=0.001 if few_bits else 0)
+        assert result.mse == pytest.approx(row.mse, abs=tolerance)
+        assert result.mae == pytest.approx(row.mae, abs=tolerance)
