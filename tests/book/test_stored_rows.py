@@ -12,8 +12,8 @@ from memembed.training import split_hash
 
 pytestmark = pytest.mark.book
 
-# Other processors round differently, in a few of the last digits. That may give a bit to
-# another column, and so change a model of few bits by more than one of plain tables.
+# Other processors round differently, in a few of the last digits. A bit may then go to
+# another column, which changes a model of few bits by more than one of plain tables.
 TOLERANCE, OF_FEW_BITS = 0.0005, 0.003
 
 
