@@ -65,7 +65,9 @@ def main(venv):
     with open("requirements.lock") as file:
         locked_uv = re.search(r"^uv==.*(?:\n .*)*", file.read(), re.MULTILINE)[0]
     run([*pip, "--require-hashes", "-r", "/dev/stdin"], input=locked_uv.encode())
-    run([*uv, "--require-hashes", "-r", lock])
+    locked = ["--require-hashes", "-r", lock]
+    if subprocess.run([*uv, *locked]).returncode:  # only pip knows some networks' ways
+        run([*pip, *locked])
     if venv == ".venv-torch":  # pip knows where a machine keeps its build
         run([*pip, TORCH])
     run([*uv, "--no-deps", "--no-build-isolation", "--editable", "."])
