@@ -152,10 +152,13 @@ def train(model, data, settings=EXAMPLE, *, compiled=None, on_epoch_end=None):
     ratings = tf.gather(data.train.rating, order)
 
     compiled = {} if compiled is None else compiled
-    how = int(settings.batch_size), settings.huber_delta
-    key = (model.to_json(), *how)
+    batch_size = min(int(settings.batch_size), len(data.train))
+    key = model.to_json(), batch_size, settings.huber_delta, len(data.train)
     if key not in compiled:
-        compiled[key] = compile_epoch(keras.models.clone_model(model), *how)
+        copy = keras.models.clone_model(model)
+        compiled[key] = compile_epoch(
+            copy, inputs, ratings, batch_size, settings.huber_delta
+        )
     twin, optimizer, run = compiled[key]
     twin.set_weights(model.get_weights())
     for variable in optimizer.variables:
@@ -198,7 +201,7 @@ def check_ids(model, examples):
                 )
 
 
-def compile_epoch(model, batch_size, huber_delta):
+def compile_epoch(model, inputs, ratings, batch_size, huber_delta):
     """Compile a function that trains a model for one epoch.
 
     A step on 128 ratings is so short that calling it from Python, and handing the
@@ -214,13 +217,15 @@ def compile_epoch(model, batch_size, huber_delta):
 
     Args:
         model: the model to be trained.
-        batch_size: ratings per step.
+        inputs: a dict of all inputs.
+        ratings: all ratings.
+        batch_size: ratings per step, at most all of them.
         huber_delta: see `Settings`.
 
     Returns:
-        The model, a built Adam, and a function of a dict of all inputs and an array of
-        all ratings. It trains on them in this order, and returns the errors `mse` and
-        `mae` of the predictions that it made on the way.
+        The model, a built Adam, and a function of such inputs and ratings. It trains on
+        them in this order, and returns the errors `mse` and `mae` of the predictions
+        that it made on the way.
     """
     variables = model.trainable_variables
     optimizer = keras.optimizers.Adam()
@@ -241,15 +246,14 @@ def compile_epoch(model, batch_size, huber_delta):
         optimizer.apply(list(gradients), variables)
         return predictions - ratings
 
+    count = len(ratings)
+
     @tf.function(jit_compile=True)
     def run(inputs, ratings):
-        count = len(ratings)
-        size = min(batch_size, count)
-
         def next_batch(i, squared, absolute):
             # The last batch is filled up with ratings that weigh nothing. Were it
             # shorter instead, all of the step would be compiled twice.
-            rows = i * size + tf.range(size)
+            rows = i * batch_size + tf.range(batch_size)
             known = tf.cast(rows < count, "float32")[:, None]
             rows = tf.minimum(rows, count - 1)
             errors = step(
@@ -262,11 +266,12 @@ def compile_epoch(model, batch_size, huber_delta):
             return i + 1, squared, absolute
 
         _, squared, absolute = tf.while_loop(
-            lambda i, *_: i < -(-count // size), next_batch, (0, 0.0, 0.0)
+            lambda i, *_: i < -(-count // batch_size), next_batch, (0, 0.0, 0.0)
         )
         return {"mse": squared / count, "mae": absolute / count}
 
-    return model, optimizer, run
+    # Traced here: TensorFlow would take calls of many such functions for retracing.
+    return model, optimizer, run.get_concrete_function(inputs, ratings)
 
 
 def evaluate(model, examples):
