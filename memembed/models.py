@@ -153,14 +153,9 @@ def embeddings_of(model):
 
 
 def input_dims(model):
-    """Return the vocabulary that each input of a functional model is looked up in.
+    """Return how many ids each embedding of a functional model knows.
 
-    Args:
-        model: a functional `keras.Model`.
-
-    Returns:
-        A list of pairs: the name of an input, and the `input_dim` of a layer that takes
-        it.
+    A list of pairs: the name of an input, and the `input_dim` of a layer that takes it.
     """
     inputs = {tensor.name for tensor in model.inputs}
     return [

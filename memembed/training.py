@@ -386,11 +386,7 @@ def summary(rows, by="name"):
 
 
 def as_frame(rows):
-    """Return rows as a DataFrame.
-
-    Args:
-        rows: `Result` objects, or a DataFrame, which is returned as it is.
-    """
+    """Return rows, `Result` objects or a DataFrame, as a DataFrame."""
     if isinstance(rows, pd.DataFrame):
         return rows
     return pd.DataFrame([result.row() for result in rows], columns=RESULT_COLUMNS)

@@ -12,16 +12,16 @@ import pooch
 from memembed.data.notes import in_notebook
 
 
-def download(url: str, sha256: str, folder: Path) -> Path:
+def download(url, sha256, folder):
     """Return a file in the cache `folder`, downloading it if it isn't there whole.
 
     Raises:
-        FileNotFoundError: If it cannot be had; the message is a clause saying why.
+        FileNotFoundError: it cannot be had; the message is a clause saying why.
     """
     # Not needed to read a local file, and slow to import.
     from requests.exceptions import RequestException, SSLError
 
-    def retrieve(**options) -> Path:
+    def retrieve(**options):
         downloader = pooch.HTTPDownloader(
             progressbar=sys.stderr.isatty() and not in_notebook(),
             timeout=(10, 30),  # seconds to connect, and between bytes
@@ -57,7 +57,7 @@ def download(url: str, sha256: str, folder: Path) -> Path:
         logger.setLevel(level)
 
 
-def _clear_leftovers(folder: Path) -> None:
+def _clear_leftovers(folder):
     """Delete the temporary files of downloads that were killed.
 
     Other processes may be downloading now. They write every few seconds, so a file

@@ -3,7 +3,6 @@
 import os
 import re
 
-import pandas as pd
 import pooch
 
 from memembed.data import movielens
@@ -13,7 +12,7 @@ from memembed.data.splits import keep_last
 from memembed.data.synthetic import synthetic_ratings
 
 
-def load_ratings() -> pd.DataFrame:
+def load_ratings():
     """Load MovieLens 1M, or the synthetic stand-in.
 
     The real ratings are looked for in `$MEMEMBED_DATA_DIR/ml-1m/ratings.dat`,
@@ -25,10 +24,10 @@ def load_ratings() -> pd.DataFrame:
         rating. Its `.attrs["dataset"]` is `"ml-1m"` or `"synthetic"`.
 
     Raises:
-        ValueError: If `MEMEMBED_DATASET` is not understood, or a local file is
-            damaged, cut, or not MovieLens 1M.
-        FileNotFoundError: If `MEMEMBED_DATA_DIR` is no folder or holds a broken link,
-            or if `MEMEMBED_DATASET` is `ml-1m` and no copy can be had.
+        ValueError: `MEMEMBED_DATASET` is not understood, or a local file is damaged,
+            cut, or not MovieLens 1M.
+        FileNotFoundError: `MEMEMBED_DATA_DIR` is no folder or holds a broken link, or
+            `MEMEMBED_DATASET` is `ml-1m` and no copy can be had.
 
     Example:
         >>> ratings = load_ratings()  # doctest: +SKIP
@@ -68,7 +67,7 @@ def load_ratings() -> pd.DataFrame:
     return keep_last(movielens.read(path))
 
 
-def _announce_stand_in(reason: str) -> None:
+def _announce_stand_in(reason):
     """Tell the reader of the page, or the caller, that the ratings are synthetic."""
     announce(
         "These ratings are synthetic, not MovieLens 1M",

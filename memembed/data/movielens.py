@@ -5,7 +5,6 @@ import os
 import re
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
 
 import pandas as pd
 import pooch
@@ -19,7 +18,7 @@ COUNTS = (1_000_209, 6_040, 3_706)  # ratings, users, movies
 _LINES = re.compile(rb"(?:[1-9]\d{0,8}+::[1-9]\d{0,8}+::[1-5]::\d++\r?\n)*+")
 
 
-def local_copy() -> Path | None:
+def local_copy():
     """Return the ratings or the archive in `$MEMEMBED_DATA_DIR`, if there is one."""
     named = os.environ.get("MEMEMBED_DATA_DIR")
     if not named:
@@ -40,7 +39,7 @@ def local_copy() -> Path | None:
     return None
 
 
-def read(path: Path) -> pd.DataFrame:
+def read(path):
     """Read the ratings or the archive, and make sure that all ratings are there."""
     if path.suffix == ".zip":
         received = pooch.file_hash(path)
@@ -64,18 +63,17 @@ def read(path: Path) -> pd.DataFrame:
     return ratings
 
 
-def read_ratings(source: str | Path | BinaryIO) -> pd.DataFrame:
+def read_ratings(source):
     """Read ratings in MovieLens's form, `user::movie::rating::timestamp` a line.
 
     Args:
-        source: A path, or a file opened in binary mode.
+        source: a path, or a file opened in binary mode.
 
     Returns:
         A table of `user_id`, `movie_id` (int32) and `rating` (float32).
 
     Raises:
-        ValueError: If a line is broken, naming the file and the line, or if there
-            is none.
+        ValueError: a line is broken, naming the file and the line, or there is none.
 
     Example:
         >>> read_ratings(io.BytesIO(b"1::7::5::0"))
@@ -105,11 +103,11 @@ def read_ratings(source: str | Path | BinaryIO) -> pd.DataFrame:
     )
 
 
-def format_ratings(ratings: pd.DataFrame) -> bytes:
+def format_ratings(ratings):
     r"""Write ratings in MovieLens's form, with a timestamp of 0: `read_ratings` undone.
 
     Args:
-        ratings: A table of `user_id`, `movie_id` and `rating`.
+        ratings: a table of `user_id`, `movie_id` and `rating`.
 
     Returns:
         The content of a `ratings.dat`.

@@ -4,14 +4,14 @@ import sys
 import warnings
 
 
-def in_notebook() -> bool:
+def in_notebook():
     """Tell whether the code runs in a Jupyter kernel."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return getattr(shell, "kernel", None) is not None
 
 
-def announce(headline: str, details: str) -> None:
+def announce(headline, details):
     """Show a note: `**headline**details` on a page, `headline` and `details` elsewhere.
 
     A warning points to the caller of the function that called the caller of this one.

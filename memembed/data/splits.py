@@ -18,28 +18,23 @@ class Split(NamedTuple):
     evaluation: pd.DataFrame
 
 
-def split(
-    ratings: pd.DataFrame,
-    evaluation: float = 0.15,
-    validation: float = 0.05,
-    seed: int = 0,
-) -> Split:
+def split(ratings, evaluation=0.15, validation=0.05, seed=0):
     """Split ratings at random into train, validation and evaluation parts.
 
     The evaluation part is drawn first: it depends on the seed, and not on
     `validation`. Each part keeps the order and the index of `ratings`.
 
     Args:
-        ratings: The table to split.
-        evaluation: The fraction of all ratings to evaluate on, above 0.
-        validation: The fraction of all ratings to choose settings on; may be 0.
-        seed: Equal seeds give equal parts.
+        ratings: the table to split.
+        evaluation: the fraction of all ratings to evaluate on, above 0.
+        validation: the fraction of all ratings to choose settings on; may be 0.
+        seed: equal seeds give equal parts.
 
     Returns:
         A `Split`: `train`, `validation`, `evaluation`.
 
     Raises:
-        ValueError: If a fraction is out of range, or they leave nothing to train on.
+        ValueError: a fraction is out of range, or they leave nothing to train on.
 
     Example:
         >>> from memembed.data import synthetic_ratings
@@ -61,7 +56,7 @@ def split(
     return Split(*(ratings.iloc[np.sort(part)] for part in parts))
 
 
-def keep_last(ratings: pd.DataFrame) -> pd.DataFrame:
+def keep_last(ratings):
     """Keep the last rating of each user and movie, and announce what was dropped.
 
     Of two ratings, a split could train on one and evaluate on the other.
@@ -87,11 +82,11 @@ class Examples:
     movie: np.ndarray
     rating: np.ndarray
 
-    def __len__(self) -> int:
+    def __len__(self):
         return len(self.rating)
 
     @property
-    def inputs(self) -> dict[str, np.ndarray]:
+    def inputs(self):
         """The inputs of a rating model, by name."""
         return {"user": self.user, "movie": self.movie}
 
@@ -108,12 +103,7 @@ class RatingData:
     evaluation: Examples
 
 
-def prepare(
-    ratings: pd.DataFrame,
-    seed: int = 0,
-    evaluation: float = 0.15,
-    validation: float = 0.05,
-) -> RatingData:
+def prepare(ratings, seed=0, evaluation=0.15, validation=0.05):
     """Split ratings, build the vocabularies, and encode every part.
 
     Every user and movie in `ratings` has a row. How popular they are is counted on
@@ -121,10 +111,10 @@ def prepare(
     and a note or a warning says how many others there were.
 
     Args:
-        ratings: A table such as `load_ratings` returns.
-        seed: See `split`.
-        evaluation: See `split`.
-        validation: See `split`.
+        ratings: a table such as `load_ratings` returns.
+        seed: see `split`.
+        evaluation: see `split`.
+        validation: see `split`.
 
     Returns:
         A `RatingData`.

@@ -7,12 +7,7 @@ _MIN_RATINGS_PER_USER = 20  # what MovieLens 1M promises
 _RATING_SHARES = (0.056, 0.108, 0.261, 0.349, 0.226)  # its ratings 1 to 5
 
 
-def synthetic_ratings(
-    num_users: int = 6040,
-    num_movies: int = 3706,
-    num_ratings: int = 1_000_209,
-    seed: int = 0,
-) -> pd.DataFrame:
+def synthetic_ratings(num_users=6040, num_movies=3706, num_ratings=1_000_209, seed=0):
     """Generate ratings of MovieLens 1M's shape.
 
     How active users are and how popular movies are follow gamma laws (a power law
@@ -22,17 +17,17 @@ def synthetic_ratings(
     twice, every user rates at least 20 movies, and every movie is rated.
 
     Args:
-        num_users: How many users, with ids from 1.
-        num_movies: How many movies, with ids from 1.
-        num_ratings: How many ratings: at least 20 a user and one a movie, at most
+        num_users: how many users, with ids from 1.
+        num_movies: how many movies, with ids from 1.
+        num_ratings: how many ratings: at least 20 a user and one a movie, at most
             one for each user and movie.
-        seed: Equal seeds give equal ratings.
+        seed: equal seeds give equal ratings.
 
     Returns:
         A table like that of `load_ratings`, sorted by user and movie.
 
     Raises:
-        ValueError: If a size is out of range.
+        ValueError: a size is out of range.
 
     Example:
         >>> ratings = synthetic_ratings(num_users=50, num_movies=40, num_ratings=1200)
@@ -82,7 +77,7 @@ def synthetic_ratings(
     return ratings
 
 
-def _share_out(total, weights, least, most, rng) -> np.ndarray:
+def _share_out(total, weights, least, most, rng):
     """Draw counts from `least` to `most` that add up to `total`, by weight."""
     counts = np.full(len(weights), least)
     while remaining := total - counts.sum():
@@ -92,7 +87,7 @@ def _share_out(total, weights, least, most, rng) -> np.ndarray:
     return counts
 
 
-def _choose_movies(user, activity, popularity, rng) -> np.ndarray:
+def _choose_movies(user, activity, popularity, rng):
     """Draw `activity` distinct movies for each user, popular ones more often."""
     # One rating of each movie is promised to a user drawn by activity.
     promised_to = rng.permutation(user)[: len(popularity)]

@@ -12,19 +12,19 @@ class Vocabulary:
     length is the number of rows, with the out-of-vocabulary row if there is one.
 
     Args:
-        train_ids: The ids to count, one for each rating trained on.
-        catalogue: All the ids there are. Those without a rating in `train_ids` have
+        train_ids: the ids to count, one for each rating trained on.
+        catalogue: all the ids there are. Those without a rating in `train_ids` have
             rows of their own, at the end. Defaults to the ids in `train_ids`.
         num_oov_indices: 1 to add a last row for ids outside the catalogue, 0 to
             refuse them.
 
     Attributes:
-        ids: The raw ids in row order; read-only.
-        counts: How often each row is trained on, the out-of-vocabulary row 0 times;
+        ids: the raw ids in row order; read-only.
+        counts: how often each row is trained on, the out-of-vocabulary row 0 times;
             read-only.
 
     Raises:
-        ValueError: If an id of `train_ids` is not in `catalogue`, or if
+        ValueError: an id of `train_ids` is not in `catalogue`, or
             `num_oov_indices` is neither 0 nor 1.
 
     Example:
@@ -37,7 +37,7 @@ class Vocabulary:
         array([50,  1])
     """
 
-    def __init__(self, train_ids, catalogue=None, num_oov_indices: int = 0):
+    def __init__(self, train_ids, catalogue=None, num_oov_indices=0):
         if num_oov_indices not in (0, 1):
             raise ValueError(
                 f"num_oov_indices must be 0 or 1. Received: {num_oov_indices!r}"
@@ -61,24 +61,24 @@ class Vocabulary:
         self.ids.flags.writeable = self.counts.flags.writeable = False
         self._rows = pd.Index(self.ids)
 
-    def __len__(self) -> int:
+    def __len__(self):
         return len(self.counts)
 
-    def __repr__(self) -> str:
+    def __repr__(self):
         first = _abridged(self.ids, limit=3)
         return f"Vocabulary({len(self)} rows, most popular first: {first})"
 
-    def encode(self, ids) -> np.ndarray:
+    def encode(self, ids):
         """Map raw ids to rows.
 
         Args:
-            ids: An id or an array of ids, of any shape.
+            ids: an id or an array of ids, of any shape.
 
         Returns:
             The rows as int32, in the shape of `ids`.
 
         Raises:
-            ValueError: If an id is unknown and there is no row for such ids.
+            ValueError: an id is unknown and there is no row for such ids.
         """
         ids = np.asarray(ids)
         rows = self._rows.get_indexer(ids.ravel()).astype("int32")
@@ -91,17 +91,17 @@ class Vocabulary:
             rows[unknown] = len(self) - 1
         return rows.reshape(ids.shape)[()]  # a scalar for a scalar, as NumPy does
 
-    def decode(self, rows) -> np.ndarray:
+    def decode(self, rows):
         """Map rows back to raw ids.
 
         Args:
-            rows: A row or an array of rows, of any shape.
+            rows: a row or an array of rows, of any shape.
 
         Returns:
             The raw ids, in the shape of `rows`.
 
         Raises:
-            ValueError: If a row has no id: it is outside the table, or is the
+            ValueError: a row has no id: it is outside the table, or is the
                 out-of-vocabulary row.
         """
         rows = np.asarray(rows)
@@ -114,7 +114,7 @@ class Vocabulary:
         return self.ids[rows]
 
 
-def _abridged(values, limit: int = 5) -> str:
+def _abridged(values, limit=5):
     """Write the first few distinct values."""
     values = pd.unique(values)
     shown = ", ".join(repr(value) for value in values[:limit].tolist())
