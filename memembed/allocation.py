@@ -188,8 +188,8 @@ def allot(tables, weights, sizes, max_bytes, progress=lambda numbers: None):
         progress: called for each block, with how many numbers it has.
 
     Returns:
-        A dict of the bits: a list for each block, of those of each column that is kept,
-        the first ones of a table.
+        A dict with a list for each block, which has the bits of each column that is
+        kept. These are the first columns of a table.
 
     Raises:
         ValueError: `max_bytes` is less than one bit in each block takes.

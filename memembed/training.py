@@ -137,8 +137,8 @@ def train(model, data, settings=EXAMPLE, *, compiled=None, on_epoch_end=None):
             and a dict of its errors, such as `print_epoch`.
 
     Returns:
-        A dict of lists, with an entry for each epoch: the training errors `mse` and
-        `mae`, and the validation errors `val_mse` and `val_mae`.
+        A dict of lists with an entry for each epoch. `mse` and `mae` are the training
+        errors, `val_mse` and `val_mae` the validation errors.
 
     Raises:
         ValueError: an id is outside the vocabulary of the model's embedding.
