@@ -264,6 +264,7 @@ def size_and_error(
     if curves:
         for method, of_method in points.groupby("method", sort=False):
             _curve(axes, method, of_method)
+        axes.margins(x=0.15)  # room for what was published
         axes.figure.legend(
             loc="outside lower center", ncols=3, frameon=False, fontsize="small"
         )
