@@ -1,12 +1,13 @@
-"""MovieLens 1M, a synthetic stand-in for it, and the way from ratings to arrays.
+"""MovieLens 1M, goodbooks-10k, a synthetic stand-in, and the way to arrays.
 
-Two environment variables decide where ratings come from:
+Two environment variables decide where ratings and titles come from:
 
-- `MEMEMBED_DATA_DIR`: a folder that holds `ml-1m/ratings.dat` or `ml-1m.zip`.
-- `MEMEMBED_DATASET`: `ml-1m` to insist on MovieLens 1M, `synthetic` to ask for the
-  stand-in, `synthetic:130000` for one of that many ratings.
+- `MEMEMBED_DATA_DIR`: a folder that holds `ml-1m.zip`, or `ml-1m/ratings.dat` and
+  `ml-1m/movies.dat`; and `goodbooks/ratings.csv.zip`.
+- `MEMEMBED_DATASET`: `ml-1m` to refuse the stand-in, for goodbooks-10k too,
+  `synthetic` to ask for it, `synthetic:130000` for one of that many ratings.
 
-With neither set, MovieLens 1M is downloaded once. Where that cannot be done, the
+With neither set, a data set is downloaded once. Where that cannot be done, the
 stand-in takes its place, and a note or a warning says so.
 """
 

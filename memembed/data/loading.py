@@ -1,75 +1,108 @@
-"""Which ratings the chapters work on."""
+"""Which ratings and titles the chapters work on."""
 
 import os
 import re
 
 import pooch
 
-from memembed.data import movielens
+from memembed.data import goodbooks, movielens
 from memembed.data.download import download
+from memembed.data.files import local_copy
 from memembed.data.notes import announce, in_notebook
 from memembed.data.splits import keep_last
 from memembed.data.synthetic import synthetic_ratings
 
+_SOURCES = {"ml-1m": movielens, "goodbooks": goodbooks}
 
-def load_ratings():
-    """Load MovieLens 1M, or the synthetic stand-in.
 
-    The real ratings are looked for in `$MEMEMBED_DATA_DIR/ml-1m/ratings.dat`,
-    `$MEMEMBED_DATA_DIR/ml-1m.zip`, the cache of earlier downloads, and the
-    GroupLens server, in this order. `memembed.data` describes the variables.
+def load_ratings(dataset=None):
+    """Load MovieLens 1M or goodbooks-10k, or the synthetic stand-in.
+
+    The real ratings are looked for in `$MEMEMBED_DATA_DIR` (`ml-1m/ratings.dat`, then
+    `ml-1m.zip`; for goodbooks-10k, `goodbooks/ratings.csv.zip`), in the cache of
+    earlier downloads, and on the server (GroupLens; for goodbooks-10k, GitHub), in
+    this order. `memembed.data` describes the variables. If a user rated an item more
+    than once, the last rating is kept.
+
+    goodbooks-10k is the first release of the ratings of Goodreads that Zygmunt Zając
+    collected in 2017 (https://github.com/zygmuntz/goodbooks-10k, CC BY-SA 4.0):
+    979,478 ratings of 53,424 users on 10,000 books, about 100 a book.
+
+    Args:
+        dataset: `"goodbooks"` for goodbooks-10k. `"ml-1m"` for MovieLens 1M without a
+            stand-in. Defaults to MovieLens 1M, or the stand-in where it can't be had.
+            Where `MEMEMBED_DATASET` asks for the stand-in, it serves for all of them.
 
     Returns:
         A table of `user_id`, `movie_id` (int32) and `rating` (float32), one row a
-        rating. Its `.attrs["dataset"]` is `"ml-1m"` or `"synthetic"`.
+        rating. The ids of books are in `movie_id`, too, so that everything works on
+        them unchanged. Its `.attrs["dataset"]` is `"ml-1m"`, `"goodbooks"` or
+        `"synthetic"`.
 
     Raises:
-        ValueError: `MEMEMBED_DATASET` is not understood, or a local file is damaged,
-            cut, or not MovieLens 1M.
+        ValueError: `dataset` or `MEMEMBED_DATASET` is not understood, or a local file
+            is damaged, cut, or not the data set.
         FileNotFoundError: `MEMEMBED_DATA_DIR` is no folder or holds a broken link, or
-            `MEMEMBED_DATASET` is `ml-1m` and no copy can be had.
+            no copy can be had and `dataset` or `MEMEMBED_DATASET` is `"ml-1m"`.
 
     Example:
         >>> ratings = load_ratings()  # doctest: +SKIP
         >>> ratings.attrs["dataset"]  # doctest: +SKIP
         'ml-1m'
+        >>> len(load_ratings("goodbooks"))  # doctest: +SKIP
+        979478
     """
-    wanted = os.environ.get("MEMEMBED_DATASET", "")
-    if synthetic := re.fullmatch(r"synthetic(?::([0-9]+))?", wanted):
-        size = {"num_ratings": int(synthetic[1])} if synthetic[1] else {}
+    if dataset not in (None, *_SOURCES):
+        raise ValueError(
+            f"dataset must be 'ml-1m', 'goodbooks' or None. Received: {dataset!r}"
+        )
+    wanted = _wanted()
+    source = _SOURCES[dataset or "ml-1m"]
+    headline = f"These ratings are synthetic, not {source.TITLE}"
+    follows = ", and so is every number that follows from them: "
+    if wanted.startswith("synthetic"):
+        size = wanted.partition(":")[2]
         try:
-            ratings = synthetic_ratings(**size)
+            ratings = synthetic_ratings(**{"num_ratings": int(size)} if size else {})
         except ValueError as error:
             raise ValueError(f"MEMEMBED_DATASET={wanted}: {error}") from error
         if in_notebook():
-            _announce_stand_in(f"MEMEMBED_DATASET={wanted} asks for them.")
+            announce(headline, f"{follows}MEMEMBED_DATASET={wanted} asks for them.")
         return ratings
-    if wanted not in ("", "ml-1m"):
+    insists = wanted or dataset == "ml-1m"
+    path = _find(source, source.RATINGS, insists, headline, follows)
+    return synthetic_ratings() if path is None else keep_last(source.read(path))
+
+
+def _wanted():
+    """Return `$MEMEMBED_DATASET`, if it is understood."""
+    wanted = os.environ.get("MEMEMBED_DATASET", "")
+    if not re.fullmatch(r"(ml-1m|synthetic(:[0-9]+)?)?", wanted):
         raise ValueError(
             "MEMEMBED_DATASET must be 'ml-1m', 'synthetic' or 'synthetic:<number of "
             f"ratings>'. Received: {wanted!r}"
         )
-    path = movielens.local_copy()
-    if path is None:
-        folder = pooch.os_cache("memembed")
-        try:
-            path = download(movielens.URL, movielens.SHA256, folder)
-        except FileNotFoundError as error:
-            remedy = (
-                f"Download {movielens.URL} and set MEMEMBED_DATA_DIR to its folder."
-            )
-            if wanted == "ml-1m":
-                raise FileNotFoundError(
-                    f"MEMEMBED_DATASET=ml-1m, but {error}. {remedy}"
-                ) from error
-            _announce_stand_in(f"{error}. {remedy}")
-            return synthetic_ratings()
-    return keep_last(movielens.read(path))
+    return wanted
 
 
-def _announce_stand_in(reason):
-    """Tell the reader of the page, or the caller, that the ratings are synthetic."""
-    announce(
-        "These ratings are synthetic, not MovieLens 1M",
-        f", and so is every number that follows from them: {reason}",
-    )
+def _find(source, places, insists, headline, follows):
+    """Return a local, cached or downloaded file, or say why a stand-in serves."""
+    path = local_copy(*places)
+    if path is not None:
+        return path
+    # The cache is laid out like MEMEMBED_DATA_DIR.
+    cached = pooch.os_cache("memembed") / places[-1]
+    try:
+        return download(source.URL, source.SHA256, cached.parent)
+    except FileNotFoundError as error:
+        reason = (
+            f"{error}. Download {source.URL} to a folder, as {places[-1]}, and set "
+            "MEMEMBED_DATA_DIR to that folder."
+        )
+        if insists:
+            raise FileNotFoundError(
+                "dataset or MEMEMBED_DATASET is 'ml-1m', which allows no stand-in, "
+                f"but {reason}"
+            ) from error
+        announce(headline, follows + reason)
+        return None

@@ -1,66 +1,46 @@
 """MovieLens 1M: where it lies, and its form."""
 
 import io
-import os
 import re
 import zipfile
 from pathlib import Path
 
 import pandas as pd
-import pooch
 
+from memembed.data.files import check_hash
+
+TITLE = "MovieLens 1M"
 URL = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
 SHA256 = "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20"
-COUNTS = (1_000_209, 6_040, 3_706)  # ratings, users, movies
+COUNTS = (1_000_209, 6_040, 3_706)  # ratings, users, movies rated
+RATINGS = ("ml-1m/ratings.dat", "ml-1m.zip")
 
 # All lines up to the first broken one. The `+` after a repeat makes it possessive: with
 # backtracking, a million lines take four times as long and 300 MB.
 _LINES = re.compile(rb"(?:[1-9]\d{0,8}+::[1-9]\d{0,8}+::[1-5]::\d++\r?\n)*+")
 
 
-def local_copy():
-    """Return the ratings or the archive in `$MEMEMBED_DATA_DIR`, if there is one."""
-    named = os.environ.get("MEMEMBED_DATA_DIR")
-    if not named:
-        return None
-    folder = Path(named).expanduser().absolute()
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"MEMEMBED_DATA_DIR={named}, but there is no folder {folder}."
-        )
-    for path in (folder / "ml-1m" / "ratings.dat", folder / "ml-1m.zip"):
-        if path.exists():
-            return path
-        for link in (path.parent, path):
-            if link.is_symlink() and not link.exists():
-                raise FileNotFoundError(
-                    f"{link} is a broken link: there is no {link.readlink()}."
-                )
-    return None
-
-
 def read(path):
     """Read the ratings or the archive, and make sure that all ratings are there."""
-    if path.suffix == ".zip":
-        received = pooch.file_hash(path)
-        if received != SHA256:
-            raise ValueError(
-                f"{path} is damaged or another archive: expected SHA-256 {SHA256}, "
-                f"received {received}. Delete it and download {URL} again."
-            )
-        with zipfile.ZipFile(path) as zipped, zipped.open("ml-1m/ratings.dat") as file:
-            ratings = read_ratings(file)
-    else:
-        ratings = read_ratings(path)
+    with _unpacked(path, "ratings.dat").open("rb") as file:
+        ratings = read_ratings(file)
     counts = len(ratings), ratings.user_id.nunique(), ratings.movie_id.nunique()
     if counts != COUNTS:
         form = "{:,} ratings of {:,} users and {:,} movies"
         raise ValueError(
-            f"{path} is cut or not MovieLens 1M: expected {form.format(*COUNTS)}, "
+            f"{path} is cut or not {TITLE}: expected {form.format(*COUNTS)}, "
             f"received {form.format(*counts)}."
         )
     ratings.attrs["dataset"] = "ml-1m"
     return ratings
+
+
+def _unpacked(path, name):
+    """Return `path`, or where file `name` is in it if it is the archive."""
+    if path.suffix != ".zip":
+        return path
+    check_hash(path, SHA256, URL)
+    return zipfile.Path(path, f"ml-1m/{name}")
 
 
 def read_ratings(source):

@@ -66,7 +66,7 @@ def keep_last(ratings):
         return ratings
     announce(
         f"Dropped {repeated.sum():,} of {len(ratings):,} ratings",
-        ": their users rated these movies again, and the last rating is kept.",
+        ": where a user rated one item more than once, the last rating is kept.",
     )
     return ratings[~repeated]
 

@@ -1,4 +1,4 @@
-"""Tests of `load_ratings`: which ratings it finds, and what it says of them."""
+"""Tests of which ratings and titles are found, and of what is said about them."""
 
 import functools
 import hashlib
@@ -16,6 +16,7 @@ import pytest
 from memembed import data
 from memembed.data import (
     format_ratings,
+    goodbooks,
     load_ratings,
     loading,
     movielens,
@@ -25,6 +26,7 @@ from memembed.data import (
 
 small_ratings = functools.partial(synthetic_ratings, 50, 40, num_ratings=1200)
 REAL = small_ratings(seed=1)  # passes for MovieLens 1M here
+BOOKS = b"book_id,user_id,rating\n7,1,5\n7,2,3\n9,1,4\n7,1,2\n"
 
 
 @pytest.fixture(autouse=True)
@@ -58,14 +60,34 @@ def write_ratings(folder, ratings=REAL):
 def write_archive(monkeypatch, path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("ml-1m/ratings.dat", format_ratings(REAL))
+    return pin(monkeypatch, movielens, path)
+
+
+def write_books(monkeypatch, path):
+    path.parent.mkdir(exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("ratings.csv", BOOKS)
+    return pin(monkeypatch, goodbooks, path)
+
+
+def pin(monkeypatch, source, path):
+    """Let this file pass for the one that `source` expects."""
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setattr(movielens, "SHA256", sha256)
+    monkeypatch.setattr(source, "SHA256", sha256)
     return path
 
 
 def assert_stand_in(ratings):
     assert ratings.attrs["dataset"] == "synthetic"
     pd.testing.assert_frame_equal(ratings, small_ratings())
+
+
+def assert_books(ratings):
+    """Check that the last rating of book 7 by user 1 is kept, and all else."""
+    assert ratings.attrs["dataset"] == "goodbooks"
+    assert ratings.columns.tolist() == ["user_id", "movie_id", "rating"]
+    assert ratings.dtypes.astype(str).tolist() == ["int32", "int32", "float32"]
+    assert ratings.values.tolist() == [[2, 7, 3], [1, 9, 4], [1, 7, 2]]
 
 
 def assert_real(ratings):
@@ -84,10 +106,11 @@ class TestDataset:
         with pytest.raises(ValueError, match=f"must be .* Received: '{value}'"):
             load_ratings()
 
-    def test_synthetic(self, monkeypatch, recwarn, capfd):
+    @pytest.mark.parametrize("dataset", [None, "ml-1m", "goodbooks"])
+    def test_synthetic(self, monkeypatch, recwarn, capfd, dataset):
         monkeypatch.setenv("MEMEMBED_DATASET", "synthetic")
         monkeypatch.setenv("MEMEMBED_DATA_DIR", "/no/such/folder")  # not looked at
-        assert_stand_in(load_ratings())
+        assert_stand_in(load_ratings(dataset))
         assert not recwarn
         assert capfd.readouterr() == ("", "")
 
@@ -98,17 +121,32 @@ class TestDataset:
         with pytest.raises(ValueError, match=r"=synthetic:5: .* from 1000 to 2000"):
             load_ratings()
 
-    def test_real_or_nothing(self, monkeypatch):
-        monkeypatch.setenv("MEMEMBED_DATASET", "ml-1m")
-        message = "=ml-1m, but .* could not be downloaded.* set MEMEMBED_DATA_DIR"
+    @pytest.mark.parametrize(
+        ("variable", "dataset"),
+        [("ml-1m", None), ("ml-1m", "goodbooks"), ("ml-1m", "ml-1m"), ("", "ml-1m")],
+    )
+    def test_real_or_nothing(self, monkeypatch, variable, dataset):
+        monkeypatch.setenv("MEMEMBED_DATASET", variable)
+        url = (goodbooks if dataset == "goodbooks" else movielens).URL
+        message = f"no stand-in, but {url} could not be .* set MEMEMBED_DATA_DIR"
         with pytest.raises(FileNotFoundError, match=message):
-            load_ratings()
+            load_ratings(dataset)
 
-    def test_stand_in_warns_where_it_was_not_asked_for(self):
-        message = "synthetic, not MovieLens 1M.* could not be .* set MEMEMBED_DATA_DIR"
+    @pytest.mark.parametrize(
+        ("dataset", "title"),
+        [(None, "MovieLens 1M"), ("goodbooks", "goodbooks-10k")],
+    )
+    def test_stand_in_warns_where_it_was_not_asked_for(self, dataset, title):
+        message = f"synthetic, not {title}.* could not be .* set MEMEMBED_DATA_DIR"
         with pytest.warns(UserWarning, match=message) as record:
-            assert_stand_in(load_ratings())
+            assert_stand_in(load_ratings(dataset))
         assert [warning.filename for warning in record] == [__file__]
+
+    @pytest.mark.parametrize("dataset", ["", "books", "synthetic"])
+    def test_unknown_argument(self, monkeypatch, dataset):
+        monkeypatch.setenv("MEMEMBED_DATASET", "synthetic")
+        with pytest.raises(ValueError, match=f"dataset must be .*: '{dataset}'"):
+            load_ratings(dataset)
 
 
 class TestLocalCopy:
@@ -184,6 +222,34 @@ class TestLocalCopy:
         assert ratings.values.tolist() == repeated.values[1:].tolist()
         with warnings.catch_warnings(action="error"):
             prepare(ratings)
+
+
+class TestGoodbooks:
+    def test_order(self, monkeypatch, folder, tmp_path):
+        cached = write_books(monkeypatch, tmp_path / "cached.zip")
+        cache = pooch.os_cache("memembed") / "goodbooks"
+        downloads = {(goodbooks.URL, goodbooks.SHA256, cache): cached}
+        monkeypatch.setattr(loading, "download", lambda *args: downloads.pop(args))
+        with pytest.warns(UserWarning, match="1 of 4 ratings") as record:
+            assert_books(load_ratings("goodbooks"))  # and there is no second download
+        assert [warning.filename for warning in record] == [__file__]
+        write_books(monkeypatch, folder / "goodbooks" / "ratings.csv.zip")
+        with pytest.warns(UserWarning, match="1 of 4 ratings"):
+            assert_books(load_ratings("goodbooks"))
+
+    def test_the_argument_wins(self, monkeypatch, folder):
+        monkeypatch.setenv("MEMEMBED_DATASET", "ml-1m")
+        write_books(monkeypatch, folder / "goodbooks" / "ratings.csv.zip")
+        with pytest.warns(UserWarning, match="1 of 4 ratings"):
+            assert_books(load_ratings("goodbooks"))
+
+    @pytest.mark.parametrize("damage", [lambda zip: zip[:-9], lambda zip: BOOKS])
+    def test_damaged_archive(self, monkeypatch, folder, damage):
+        path = write_books(monkeypatch, folder / "goodbooks" / "ratings.csv.zip")
+        path.write_bytes(damage(path.read_bytes()))
+        message = f"{path} is .* expected .*{goodbooks.SHA256}, .*{goodbooks.URL} again"
+        with pytest.raises(ValueError, match=message):
+            load_ratings("goodbooks")
 
 
 SETUP = """
