@@ -11,7 +11,7 @@ With neither set, a data set is downloaded once. Where that cannot be done, the
 stand-in takes its place, and a note or a warning says so.
 """
 
-from memembed.data.loading import load_ratings
+from memembed.data.loading import load_ratings, load_titles
 from memembed.data.movielens import format_ratings, read_ratings
 from memembed.data.splits import Examples, RatingData, Split, prepare, split
 from memembed.data.synthetic import synthetic_ratings
@@ -24,6 +24,7 @@ __all__ = [
     "Vocabulary",
     "format_ratings",
     "load_ratings",
+    "load_titles",
     "prepare",
     "read_ratings",
     "split",

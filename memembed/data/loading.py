@@ -3,6 +3,7 @@
 import os
 import re
 
+import pandas as pd
 import pooch
 
 from memembed.data import goodbooks, movielens
@@ -72,6 +73,38 @@ def load_ratings(dataset=None):
     insists = wanted or dataset == "ml-1m"
     path = _find(source, source.RATINGS, insists, headline, follows)
     return synthetic_ratings() if path is None else keep_last(source.read(path))
+
+
+def load_titles():
+    """Load the titles of MovieLens 1M's films, or make up some for the stand-in.
+
+    They are looked for where `load_ratings` looks for the ratings of MovieLens 1M: in
+    `$MEMEMBED_DATA_DIR` as `ml-1m/movies.dat` or `ml-1m.zip`, and so on. MovieLens
+    puts an article last, as in "Matrix, The (1999)"; here it comes first.
+
+    Returns:
+        A series of strings named `title`, indexed by `movie_id`. The titles of the
+        stand-in are "Movie 1", "Movie 2" and so on, and there is one for every id of
+        MovieLens 1M, too.
+
+    Raises:
+        ValueError: see `load_ratings`.
+        FileNotFoundError: see `load_ratings`.
+
+    Example:
+        >>> load_titles()[1]  # doctest: +SKIP
+        'Toy Story (1995)'
+    """
+    wanted = _wanted()
+    path = None
+    if not wanted.startswith("synthetic"):
+        headline = f"These titles are made up, not those of {movielens.TITLE}"
+        path = _find(movielens, movielens.TITLES, wanted, headline, ": ")
+    if path is None:
+        titles = {i: f"Movie {i}" for i in range(1, movielens.MAX_MOVIE_ID + 1)}
+    else:
+        titles = movielens.read_titles(path)
+    return pd.Series(titles, name="title").rename_axis("movie_id")
 
 
 def _wanted():

@@ -13,11 +13,19 @@ TITLE = "MovieLens 1M"
 URL = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
 SHA256 = "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20"
 COUNTS = (1_000_209, 6_040, 3_706)  # ratings, users, movies rated
+NUM_TITLES = 3_883
+MAX_MOVIE_ID = 3_952
 RATINGS = ("ml-1m/ratings.dat", "ml-1m.zip")
+TITLES = ("ml-1m/movies.dat", "ml-1m.zip")
 
 # All lines up to the first broken one. The `+` after a repeat makes it possessive: with
 # backtracking, a million lines take four times as long and 300 MB.
 _LINES = re.compile(rb"(?:[1-9]\d{0,8}+::[1-9]\d{0,8}+::[1-5]::\d++\r?\n)*+")
+
+# A title, or another one in parentheses, that ends in its article.
+_ARTICLE_LAST = re.compile(
+    r"([^()]+), (The|An?|Das|De[rt]|Die|El|Il?|La|Les?|L'|O)(?= \(|\))"
+)
 
 
 def read(path):
@@ -35,12 +43,30 @@ def read(path):
     return ratings
 
 
+def read_titles(path):
+    """Read the titles or the archive, as a dict from the movies' ids."""
+    content = _unpacked(path, "movies.dat").read_text(encoding="latin-1")
+    lines = re.findall(r"^([1-9]\d{0,8})::(.+)::", content, re.MULTILINE)
+    titles = {int(movie): _article_first(title) for movie, title in lines}
+    if len(titles) != NUM_TITLES:
+        raise ValueError(
+            f"{path} is damaged, cut or not {TITLE}: expected {NUM_TITLES:,} lines of "
+            f"movie::title::genres, received {len(titles):,}."
+        )
+    return titles
+
+
 def _unpacked(path, name):
     """Return `path`, or where file `name` is in it if it is the archive."""
     if path.suffix != ".zip":
         return path
     check_hash(path, SHA256, URL)
     return zipfile.Path(path, f"ml-1m/{name}")
+
+
+def _article_first(title):
+    """Turn "Matrix, The (1999)" into "The Matrix (1999)"."""
+    return _ARTICLE_LAST.sub(r"\2 \1", title).replace("L' ", "L'")
 
 
 def read_ratings(source):

@@ -18,6 +18,7 @@ from memembed.data import (
     format_ratings,
     goodbooks,
     load_ratings,
+    load_titles,
     loading,
     movielens,
     prepare,
@@ -26,6 +27,20 @@ from memembed.data import (
 
 small_ratings = functools.partial(synthetic_ratings, 50, 40, num_ratings=1200)
 REAL = small_ratings(seed=1)  # passes for MovieLens 1M here
+MOVIES = """\
+1::Café, The (L'Été) (1995)::Comedy|Drama
+47::Seven (Se7en): Part 1 (1995)::Crime
+58::Postino, Il (The Postman) (1994)::Drama
+124::Star Maker, The (Uomo delle stelle, L') (1995)::Drama
+3952::Paris, Texas (1984)::Drama
+""".encode("latin-1")
+TITLES = {
+    1: "The Café (L'Été) (1995)",
+    47: "Seven (Se7en): Part 1 (1995)",
+    58: "Il Postino (The Postman) (1994)",
+    124: "The Star Maker (L'Uomo delle stelle) (1995)",
+    3952: "Paris, Texas (1984)",
+}
 BOOKS = b"book_id,user_id,rating\n7,1,5\n7,2,3\n9,1,4\n7,1,2\n"
 
 
@@ -37,6 +52,7 @@ def isolated(monkeypatch):
     monkeypatch.setattr(loading, "download", no_download)
     monkeypatch.setattr(loading, "synthetic_ratings", small_ratings)
     monkeypatch.setattr(movielens, "COUNTS", (1200, 50, 40))
+    monkeypatch.setattr(movielens, "NUM_TITLES", len(TITLES))
 
 
 def no_download(url, sha256, folder):
@@ -60,6 +76,7 @@ def write_ratings(folder, ratings=REAL):
 def write_archive(monkeypatch, path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("ml-1m/ratings.dat", format_ratings(REAL))
+        archive.writestr("ml-1m/movies.dat", MOVIES)
     return pin(monkeypatch, movielens, path)
 
 
@@ -88,6 +105,11 @@ def assert_books(ratings):
     assert ratings.columns.tolist() == ["user_id", "movie_id", "rating"]
     assert ratings.dtypes.astype(str).tolist() == ["int32", "int32", "float32"]
     assert ratings.values.tolist() == [[2, 7, 3], [1, 9, 4], [1, 7, 2]]
+
+
+def assert_titles(titles, expected):
+    assert (titles.name, titles.index.name) == ("title", "movie_id")
+    assert titles.to_dict() == expected
 
 
 def assert_real(ratings):
@@ -250,6 +272,48 @@ class TestGoodbooks:
         message = f"{path} is .* expected .*{goodbooks.SHA256}, .*{goodbooks.URL} again"
         with pytest.raises(ValueError, match=message):
             load_ratings("goodbooks")
+
+
+class TestTitles:
+    MADE_UP = {i: f"Movie {i}" for i in range(1, 3953)}
+
+    def test_order(self, monkeypatch, folder, tmp_path):
+        cached = write_archive(monkeypatch, tmp_path / "cached.zip")
+        wanted = movielens.URL, movielens.SHA256, pooch.os_cache("memembed")
+        downloads = {wanted: cached}
+        monkeypatch.setattr(loading, "download", lambda *args: downloads.pop(args))
+        write_ratings(folder)  # not looked at
+        assert_titles(load_titles(), TITLES)
+        archive = write_archive(monkeypatch, folder / "ml-1m.zip")
+        assert_titles(load_titles(), TITLES)
+        (folder / "ml-1m" / "movies.dat").write_bytes(MOVIES)
+        archive.write_bytes(b"not looked at")
+        assert_titles(load_titles(), TITLES)
+
+    def test_stand_in(self, monkeypatch, recwarn):
+        monkeypatch.setenv("MEMEMBED_DATASET", "synthetic:1300")
+        assert_titles(load_titles(), self.MADE_UP)
+        assert not recwarn
+
+    def test_stand_in_that_was_not_asked_for(self):
+        message = "titles are made up.* could not be .* set MEMEMBED_DATA_DIR"
+        with pytest.warns(UserWarning, match=message) as record:
+            assert_titles(load_titles(), self.MADE_UP)
+        assert [warning.filename for warning in record] == [__file__]
+
+    def test_real_or_nothing(self, monkeypatch):
+        monkeypatch.setenv("MEMEMBED_DATASET", "ml-1m")
+        with pytest.raises(FileNotFoundError, match="could not be downloaded"):
+            load_titles()
+
+    @pytest.mark.parametrize("damaged", [MOVIES[:-20], MOVIES.replace(b"::C", b"C")])
+    def test_cut_or_broken(self, folder, damaged):
+        path = folder / "ml-1m" / "movies.dat"
+        path.write_bytes(damaged)
+        with pytest.raises(
+            ValueError, match=f"{path} is .* expected 5 .*received [34]"
+        ):
+            load_titles()
 
 
 SETUP = """
