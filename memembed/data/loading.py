@@ -70,7 +70,7 @@ def load_ratings(dataset=None):
         if in_notebook():
             announce(headline, f"{follows}MEMEMBED_DATASET={wanted} asks for them.")
         return ratings
-    insists = wanted or dataset == "ml-1m"
+    insists = "dataset='ml-1m'" if dataset == "ml-1m" else _insists(wanted)
     path = _find(source, source.RATINGS, insists, headline, follows)
     return synthetic_ratings() if path is None else keep_last(source.read(path))
 
@@ -99,7 +99,7 @@ def load_titles():
     path = None
     if not wanted.startswith("synthetic"):
         headline = f"These titles are made up, not those of {movielens.TITLE}"
-        path = _find(movielens, movielens.TITLES, wanted, headline, ": ")
+        path = _find(movielens, movielens.TITLES, _insists(wanted), headline, ": ")
     if path is None:
         titles = {i: f"Movie {i}" for i in range(1, movielens.MAX_MOVIE_ID + 1)}
     else:
@@ -118,8 +118,16 @@ def _wanted():
     return wanted
 
 
+def _insists(wanted):
+    """Return the setting that refuses the stand-in, or None if none does."""
+    return f"MEMEMBED_DATASET={wanted}" if wanted else None
+
+
 def _find(source, places, insists, headline, follows):
-    """Return a local, cached or downloaded file, or say why a stand-in serves."""
+    """Return a local, cached or downloaded file, or say why a stand-in serves.
+
+    Where `insists`, a setting, refuses the stand-in, raise a FileNotFoundError.
+    """
     path = local_copy(*places)
     if path is not None:
         return path
@@ -134,8 +142,7 @@ def _find(source, places, insists, headline, follows):
         )
         if insists:
             raise FileNotFoundError(
-                "dataset or MEMEMBED_DATASET is 'ml-1m', which allows no stand-in, "
-                f"but {reason}"
+                f"{insists} allows no stand-in, but {reason}"
             ) from error
         announce(headline, follows + reason)
         return None

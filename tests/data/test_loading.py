@@ -150,7 +150,8 @@ class TestDataset:
     def test_real_or_nothing(self, monkeypatch, variable, dataset):
         monkeypatch.setenv("MEMEMBED_DATASET", variable)
         url = (goodbooks if dataset == "goodbooks" else movielens).URL
-        message = f"no stand-in, but {url} could not be .* set MEMEMBED_DATA_DIR"
+        refuses = "dataset='ml-1m'" if dataset == "ml-1m" else f"DATASET={variable}"
+        message = f"{refuses} allows no stand-in, but {url} could not be .* set MEMEM"
         with pytest.raises(FileNotFoundError, match=message):
             load_ratings(dataset)
 
