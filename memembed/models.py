@@ -1,9 +1,14 @@
-"""The rating models that the chapters train."""
+"""The models of ratings and of rankings that the chapters train."""
+
+import math
 
 import keras
 from keras import layers, ops
 
+from memembed.shapes import check_sizes
+
 MAX_RATING = 5
+_TABLES, _BIASES = ("user", "movie"), ("user_bias", "movie_bias")
 # Since then, Keras divides an activity regularizer's penalty by the size of the batch.
 DIVIDES = tuple(int(part) for part in keras.version().split(".")[:2]) >= (3, 14)
 
@@ -34,7 +39,8 @@ class LookupL2(keras.regularizers.Regularizer):
 
     def __call__(self, x):
         """Return the penalty that Keras expects for these embeddings, a scalar."""
-        penalty = self.l2 * ops.sum(ops.square(x))
+        # A sum over a batch may be too large for float16.
+        penalty = self.l2 * ops.sum(ops.square(ops.cast(x, "float32")))
         if DIVIDES:
             return penalty
         return penalty / ops.cast(ops.shape(x)[0], penalty.dtype)
@@ -44,11 +50,17 @@ class LookupL2(keras.regularizers.Regularizer):
         return {"l2": self.l2}
 
 
-def dot_product_model(user_embedding, movie_embedding, biases=False):
+def dot_product_model(
+    user_embedding,
+    movie_embedding,
+    biases=False,
+    mean_rating=None,
+    max_rating=MAX_RATING,
+):
     """Rate a movie by the dot product of its embedding with the user's.
 
-    The rating is `5 * sigmoid(user . movie)`, or with biases
-    `5 * sigmoid(user . movie + user bias + movie bias)`.
+    The rating is `max_rating * sigmoid(user . movie)`, or with biases
+    `max_rating * sigmoid(user . movie + user bias + movie bias)`.
 
     Args:
         user_embedding: a layer from rows of users, integers of any shape, to vectors,
@@ -56,13 +68,19 @@ def dot_product_model(user_embedding, movie_embedding, biases=False):
         movie_embedding: the same for movies, with vectors of the same length.
         biases: whether each user and each movie has a bias, starting at zero; or the
             two layers for them, users' first, from rows to vectors of length 1.
+        mean_rating: a constant is added before the sigmoid so that this is the rating
+            where all other terms are 0, and about the rating of a model that is not
+            trained. It is no weight. Default: no constant, so that this is
+            `max_rating / 2`.
+        max_rating: what no rating exceeds.
 
     Returns:
         A `keras.Model`. Inputs: `{"user": ..., "movie": ...}`, int32 of shape
         `(batch,)`. Output: ratings, float32 of shape `(batch, 1)`.
 
     Raises:
-        ValueError: the two layers' vectors differ in length.
+        ValueError: the two layers' vectors differ in length, or `max_rating` is not
+            positive, or `mean_rating` is not between 0 and `max_rating`.
 
     Example:
         >>> import keras
@@ -72,11 +90,7 @@ def dot_product_model(user_embedding, movie_embedding, biases=False):
         >>> dot_product_model(users, movies).count_params()
         623744
     """
-    if user_embedding.output_dim != movie_embedding.output_dim:
-        raise ValueError(
-            "`user_embedding` and `movie_embedding` must have the same `output_dim`. "
-            f"Received: {user_embedding.output_dim} and {movie_embedding.output_dim}"
-        )
+    _check_output_dims(user_embedding, movie_embedding)
     inputs = _inputs()
     score = layers.Dot(axes=1, name="dot_product")(
         [user_embedding(inputs["user"]), movie_embedding(inputs["movie"])]
@@ -86,22 +100,28 @@ def dot_product_model(user_embedding, movie_embedding, biases=False):
             biases = _biases(user_embedding.input_dim, movie_embedding.input_dim)
         terms = _bias_terms(inputs, biases)
         score = layers.Add(name="score")([score, *terms])
-    return keras.Model(inputs, _rating(score), name="dot_product_model")
+    rating = _rating(score, mean_rating, max_rating)
+    return keras.Model(inputs, rating, name="dot_product_model")
 
 
-def bias_model(user_bias, movie_bias):
+def bias_model(user_bias, movie_bias, mean_rating=None, max_rating=MAX_RATING):
     """Rate a movie by one number for the user and one for the movie.
 
-    The rating is `5 * sigmoid(user bias + movie bias)`: the floor that a model with
-    embeddings has to beat.
+    The rating is `max_rating * sigmoid(user bias + movie bias)`: the floor that a model
+    with embeddings has to beat.
 
     Args:
         user_bias: how many users there are; or a layer from rows of users to vectors of
             length 1, as in `dot_product_model`.
         movie_bias: the same for movies.
+        mean_rating: see `dot_product_model`.
+        max_rating: see `dot_product_model`.
 
     Returns:
         A `keras.Model` with the inputs and the output of `dot_product_model`.
+
+    Raises:
+        ValueError: as of `dot_product_model`.
 
     Example:
         >>> from memembed.models import bias_model
@@ -111,14 +131,147 @@ def bias_model(user_bias, movie_bias):
     inputs = _inputs()
     terms = _bias_terms(inputs, _biases(user_bias, movie_bias))
     score = layers.Add(name="score")(terms)
-    return keras.Model(inputs, _rating(score), name="bias_model")
+    rating = _rating(score, mean_rating, max_rating)
+    return keras.Model(inputs, rating, name="bias_model")
+
+
+def mlp_model(
+    user_embedding,
+    movie_embedding,
+    hidden=(64, 32),
+    mean_rating=None,
+    max_rating=MAX_RATING,
+):
+    """Rate a movie by a network over its embedding and the user's, side by side.
+
+    Args:
+        user_embedding: see `dot_product_model`. The vectors may differ in length.
+        movie_embedding: the same for movies.
+        hidden: units of each hidden layer, with ReLU.
+        mean_rating: see `dot_product_model`.
+        max_rating: see `dot_product_model`.
+
+    Returns:
+        A `keras.Model` with the inputs and the output of `dot_product_model`.
+
+    Raises:
+        ValueError: `hidden` holds a size that is not positive; or as of
+            `dot_product_model`.
+
+    Example:
+        >>> import keras
+        >>> from memembed.models import mlp_model
+        >>> users = keras.layers.Embedding(6040, 32)
+        >>> movies = keras.layers.Embedding(3706, 32)
+        >>> mlp_model(users, movies).count_params() - 32 * (6040 + 3706)
+        6273
+
+    References:
+        He et al., Neural Collaborative Filtering, 2017, arXiv:1708.05031, section 3.3.
+    """
+    hidden = check_sizes("hidden", hidden)
+    inputs = _inputs()
+    score = layers.Concatenate(name="features")(
+        [user_embedding(inputs["user"]), movie_embedding(inputs["movie"])]
+    )
+    for i, units in enumerate(hidden, 1):
+        score = layers.Dense(units, activation="relu", name=f"hidden_{i}")(score)
+    score = layers.Dense(1, name="score")(score)
+    rating = _rating(score, mean_rating, max_rating)
+    return keras.Model(inputs, rating, name="mlp_model")
+
+
+def two_tower_model(user_embedding, movie_embedding):
+    """Score every movie of a batch for every user of it, by a dot product.
+
+    It learns from what users watched, without ratings: of the movies in a batch, the
+    first user watched the first, the second user the second, and the others serve as
+    negatives. `InBatchSoftmax` is the loss.
+
+    Args:
+        user_embedding: see `dot_product_model`.
+        movie_embedding: the same for movies, with vectors of the same length.
+
+    Returns:
+        A `keras.Model`. Inputs: `{"user": ..., "movie": ...}`, int32 of shape
+        `(batch,)`. Output: scores, float32 of shape `(batch, batch)`, a row for each
+        user and a column for each movie. The layers `"user_vector"` and
+        `"movie_vector"` put out the towers' vectors.
+
+    Raises:
+        ValueError: the two layers' vectors differ in length.
+
+    Example:
+        >>> import keras
+        >>> import numpy as np
+        >>> from memembed.models import InBatchSoftmax, two_tower_model
+        >>> users, movies = np.array([0, 1, 2, 2]), np.array([0, 0, 0, 1])
+        >>> probability = np.array([0.75, 0.25])  # of each movie, in a batch
+        >>> tables = keras.layers.Embedding(3, 2), keras.layers.Embedding(2, 2)
+        >>> model = two_tower_model(*tables)
+        >>> model.compile("adam", InBatchSoftmax())
+        >>> inputs = {"user": users, "movie": movies}
+        >>> history = model.fit(inputs, probability[movies], batch_size=3, verbose=0)
+
+    References:
+        Yi et al., Sampling-Bias-Corrected Neural Modeling for Large Corpus Item
+        Recommendations, 2019, doi:10.1145/3298689.3346996.
+    """
+    _check_output_dims(user_embedding, movie_embedding)
+    inputs = _inputs()
+    vectors = [
+        layers.Identity(name=f"{side}_vector")(embedding(inputs[side]))
+        for side, embedding in (("user", user_embedding), ("movie", movie_embedding))
+    ]
+    scores = ops.einsum("ud,md->um", *vectors)
+    return keras.Model(inputs, scores, name="two_tower_model")
+
+
+@keras.saving.register_keras_serializable(package="memembed")
+class InBatchSoftmax(keras.losses.Loss):
+    """Cross-entropy of each user's own movie among all movies of the batch.
+
+    A popular movie is a negative more often than another. The logarithm of how probable
+    each movie is in a batch is taken from its scores, so that the scores learned are
+    those of a softmax over the whole catalogue. So `y_true`, of shape `(batch,)` or
+    `(batch, 1)`, is that probability: the movie's share of the training examples.
+    `y_pred` has shape `(batch, batch)`, and the movies of its diagonal are the positive
+    ones.
+
+    A movie that is in a batch twice counts twice in its share, and so is left in.
+
+    It needs `keras-rs`.
+
+    Example:
+        >>> import numpy as np
+        >>> from memembed.models import InBatchSoftmax
+        >>> loss = InBatchSoftmax()
+        >>> float(loss(np.array([0.5, 0.5]), np.zeros((2, 2))))  # log(2)
+        0.6931471824645996
+
+    References:
+        Yi et al., 2019, doi:10.1145/3298689.3346996, section 3.
+    """
+
+    def __init__(self, name="in_batch_softmax", **kwargs):
+        from keras_rs.layers import SamplingProbabilityCorrection
+
+        super().__init__(name=name, **kwargs)
+        # Its default would take movies below one in a million for as probable as that.
+        self.correct = SamplingProbabilityCorrection(epsilon=1e-12)
+
+    def call(self, y_true, y_pred):
+        """Return the loss of each example, a tensor of shape `(batch,)`."""
+        logits = self.correct(y_pred, ops.reshape(y_true, (1, -1)))
+        own = ops.arange(ops.shape(logits)[0])
+        return ops.sparse_categorical_crossentropy(own, logits, from_logits=True)
 
 
 def embeddings_of(model):
-    """Return the embedding layers of a rating model.
+    """Return the embedding layers of a model of this module.
 
     Args:
-        model: a `keras.Model` made by `dot_product_model` or `bias_model`, or loaded.
+        model: a `keras.Model` made by a function of this module, or loaded.
 
     Returns:
         A dict of the layers `"user"` and `"movie"`, and if there are biases,
@@ -135,18 +288,19 @@ def embeddings_of(model):
         True
     """
     sources = _sources(model)
-    tables = sources.get("dot_product", [])
-    biases = [name for name in sources.get("score", []) if name != "dot_product"]
-    names = dict(zip(("user", "movie"), tables, strict=False))
-    names |= zip(("user_bias", "movie_bias"), biases, strict=False)
-    found = {side: model.get_layer(name) for side, name in names.items()}
-    if (
-        {len(tables), len(biases)} not in ({0, 2}, {2})
-        or "rating" not in sources
-        or not all(hasattr(layer, "input_dim") for layer in found.values())
-    ):
+    biases = sources.get("score", [])
+    found = {
+        side + suffix: model.get_layer(name)
+        for suffix in ("", "_bias")
+        for side in ("user", "movie")
+        for name, feeds in sources.items()
+        if side in feeds
+        and hasattr(model.get_layer(name), "input_dim")
+        and (name in biases) == (suffix == "_bias")
+    }
+    if set(found) not in ({*_TABLES}, {*_BIASES}, {*_TABLES, *_BIASES}):
         raise ValueError(
-            "`model` must be made by `dot_product_model` or `bias_model`. "
+            "`model` must be made by a function of `memembed.models`. "
             f"Received: a model of {list(sources)}"
         )
     return found
@@ -166,13 +320,13 @@ def input_dims(model):
 
 
 def penalize(model, l2):
-    """Penalise the squares of the embeddings that a rating model looks up.
+    """Penalise the squares of the embeddings that a model looks up.
 
     A bias is penalised by a twelfth: one number is looked up instead of many, and there
     is less to hold back.
 
     Args:
-        model: a model made by `dot_product_model` or `bias_model`. It is changed.
+        model: a model made by a function of this module. It is changed.
         l2: what the sum of the squares of an embedding adds to the loss, times this.
     """
     for name, layer in embeddings_of(model).items():
@@ -228,6 +382,24 @@ def _bias_terms(inputs, biases):
     return [bias(ids) for bias, ids in zip(biases, inputs.values(), strict=True)]
 
 
-def _rating(score):
+def _check_output_dims(user_embedding, movie_embedding):
+    if user_embedding.output_dim != movie_embedding.output_dim:
+        raise ValueError(
+            "`user_embedding` and `movie_embedding` must have the same `output_dim`. "
+            f"Received: {user_embedding.output_dim} and {movie_embedding.output_dim}"
+        )
+
+
+def _rating(score, mean_rating, max_rating):
+    if not 0 < max_rating < math.inf:
+        raise ValueError(f"`max_rating` must be positive. Received: {max_rating}")
+    if mean_rating is not None:
+        if not 0 < mean_rating < max_rating:
+            raise ValueError(
+                f"`mean_rating` must be between 0 and `max_rating`, {max_rating}. "
+                f"Received: {mean_rating}"
+            )
+        logit = math.log(mean_rating / (max_rating - mean_rating))
+        score = layers.Rescaling(1.0, offset=logit, name="mean")(score)
     probability = layers.Activation("sigmoid", name="sigmoid")(score)
-    return layers.Rescaling(MAX_RATING, name="rating")(probability)
+    return layers.Rescaling(max_rating, name="rating")(probability)

@@ -5,12 +5,15 @@ import pytest
 from memembed import models
 from memembed.layers import HashEmbedding, LowBitEmbedding, MDEmbedding, QREmbedding
 from memembed.models import (
+    InBatchSoftmax,
     LookupL2,
     bias_model,
     dot_product_model,
     embeddings_of,
     input_dims,
+    mlp_model,
     penalize,
+    two_tower_model,
 )
 
 INPUTS = {"user": np.array([0, 4, 2]), "movie": np.array([1, 1, 6])}
@@ -166,4 +169,149 @@ def test_the_penalty_is_divided_where_keras_does_not(monkeypatch):
     assert float(LookupL2(0.5)(embeddings)) == 24
     monkeypatch.setattr(models, "DIVIDES", False)
     assert float(LookupL2(0.5)(embeddings)) == 6
+    large = np.full(
+        (8, 64), 30, "float16"
+    )  # squares that sum to more than float16 holds
+    assert np.isfinite(float(LookupL2(0.5)(large)))
     assert LookupL2.from_config(LookupL2(0.5).get_config()).l2 == 0.5
+
+
+def tables(output_dim=3, **arguments):
+    return (
+        keras.layers.Embedding(5, output_dim, name="users", **arguments),
+        keras.layers.Embedding(7, output_dim, name="movies", **arguments),
+    )
+
+
+BUILDERS = {
+    "dot product": lambda **given: dot_product_model(*tables(), **given),
+    "dot product, biases": lambda **given: dot_product_model(*tables(), True, **given),
+    "biases": lambda **given: bias_model(5, 7, **given),
+    "MLP": lambda **given: mlp_model(*tables(), **given),
+}
+
+
+@pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
+def test_the_constant_is_the_rating_of_a_score_of_0(build):
+    plain = build()
+    assert "mean" not in [layer.name for layer in plain.layers]
+    plain.set_weights([np.zeros_like(weight) for weight in plain.get_weights()])
+    np.testing.assert_allclose(plain.predict(INPUTS, verbose=0), 2.5)
+    model = build(mean_rating=3.58, max_rating=10)
+    assert model.get_layer("mean").count_params() == 0
+    assert embeddings_of(model).keys() == embeddings_of(plain).keys()
+    model.set_weights(plain.get_weights())
+    np.testing.assert_allclose(model.predict(INPUTS, verbose=0), 3.58, rtol=1e-6)
+    assert model.get_layer("rating").scale == 10
+
+
+def test_the_constant_is_added_to_the_score():
+    model = dot_product_model(*tables(), biases=True, mean_rating=4)
+    bias = np.arange(7.0)[:, None] / 10
+    model.get_layer("movie_bias").set_weights([bias])
+    for layer in embeddings_of(model).values():
+        if layer.name != "movie_bias":
+            layer.set_weights([np.zeros_like(layer.get_weights()[0])])
+    expected = 5 * sigmoid(np.log(4 / 1) + bias[INPUTS["movie"]])
+    np.testing.assert_allclose(model.predict(INPUTS, verbose=0), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mean_rating": 0}, "`mean_rating` must be .*Received: 0"),
+        ({"mean_rating": 5}, "`mean_rating` must be .*Received: 5"),
+        ({"mean_rating": np.nan}, "`mean_rating` must be .*Received: nan"),
+        ({"max_rating": 0}, "`max_rating` must be positive. Received: 0"),
+        ({"max_rating": np.inf}, "`max_rating` must be positive. Received: inf"),
+    ],
+)
+def test_ratings_out_of_range_are_refused(build, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build(**arguments)
+
+
+def test_mlp_by_hand():
+    model = mlp_model(*tables(2), hidden=[2], mean_rating=3)
+    users, movies = np.eye(5, 2), np.full((7, 2), 2.0)
+    kernel = np.array([[1.0, 0], [0, 1], [0.5, 0], [0, -1]])
+    weights = users, movies, kernel, [0, 1], [[0.3], [2]], [0.1]
+    model.set_weights([np.array(weight) for weight in weights])
+    # Hidden units of user 0: 1 + 1, and 0 - 2 + 1, which ReLU makes 0.
+    score = 0.3 * np.array([2, 1, 1]) + 0.1
+    np.testing.assert_allclose(
+        model.predict(INPUTS, verbose=0)[:, 0],
+        5 * sigmoid(score + np.log(3 / 2)),
+        rtol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("hidden", [[], [8, 0]])
+def test_hidden_layers_without_units_are_refused(hidden):
+    with pytest.raises(ValueError, match=r"`hidden.*` must.*Received"):
+        mlp_model(*tables(), hidden=hidden)
+
+
+def test_two_towers_score_every_pair_of_the_batch():
+    model = two_tower_model(*tables())
+    rng = np.random.default_rng(0)
+    users, movies = rng.normal(size=(5, 3)), rng.normal(size=(7, 3))
+    model.set_weights([users, movies])
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(model(INPUTS)),
+        users[INPUTS["user"]] @ movies[INPUTS["movie"]].T,
+        rtol=1e-5,
+    )
+    assert [each.name for each in embeddings_of(model).values()] == ["users", "movies"]
+    with pytest.raises(ValueError, match=r"same `output_dim`\. Received: 3 and 4"):
+        two_tower_model(tables()[0], keras.layers.Embedding(7, 4))
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1)])
+def test_in_batch_softmax_by_hand(shape):
+    """The logarithm of a probability is taken from the column of its movie."""
+    probability = np.array([0.5, 0.25, 0.125])
+    scores = np.log([[4.0, 2, 1], [1, 1, 1], [3, 1, 2]])
+    weights = np.array([[8.0, 8, 8], [2, 4, 8], [6, 4, 16]])
+    expected = -np.log(np.diag(weights) / weights.sum(axis=1))
+    loss = InBatchSoftmax()
+    found = loss(probability.reshape(shape), scores)
+    assert float(found) == pytest.approx(expected.mean(), rel=1e-6)
+    rare = loss(probability * 1e-9, scores)
+    assert float(rare) == pytest.approx(expected.mean(), rel=1e-5)
+
+
+def test_the_loss_estimates_that_of_the_whole_catalogue():
+    """Where each movie is in the batch as often as it is probable, exactly so."""
+    movie = np.array([0, 0, 0, 0, 1, 1, 2, 2])
+    scores = np.array([0.3, -1, 2.0])
+    share = np.bincount(movie) / len(movie)
+    log_softmax = scores - np.log(np.exp(scores).sum())
+    # Each term of the softmax is 1 / (batch * share) times too large.
+    expected = -(log_softmax[movie] - np.log(len(movie) * share[movie])).mean()
+    found = InBatchSoftmax()(share[movie], np.tile(scores[movie], (len(movie), 1)))
+    assert float(found) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("build", [two_tower_model, mlp_model])
+def test_fit_save_and_load(build, tmp_path):
+    """In batches of 8, of which the last has 4."""
+    keras.utils.set_random_seed(0)
+    users = np.random.default_rng(0).integers(5, size=20)
+    inputs = {"user": users, "movie": users}
+    model = build(QREmbedding(5, 3), MDEmbedding([2, 5], [3, 1], 3))
+    loss, y = "mse", 1.0 + users
+    if build is two_tower_model:
+        loss, y = InBatchSoftmax(), np.bincount(inputs["movie"])[inputs["movie"]] / 20
+    model.compile(keras.optimizers.Adam(0.05), loss)
+    penalize(model, 0.001)
+    history = model.fit(inputs, y, batch_size=8, epochs=10, verbose=0).history["loss"]
+    assert history[-1] < history[0]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_array_equal(
+        loaded.predict(inputs, verbose=0), model.predict(inputs, verbose=0)
+    )
+    loaded.fit(inputs, y, batch_size=8, verbose=0)
+    assert embeddings_of(loaded)["movie"].block_sizes == [2, 5]

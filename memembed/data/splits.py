@@ -90,6 +90,11 @@ class Examples:
         """The inputs of a rating model, by name."""
         return {"user": self.user, "movie": self.movie}
 
+    @property
+    def arrays(self):
+        """The inputs and the ratings, a tuple, as `keras.Model.fit` takes them."""
+        return self.inputs, self.rating
+
 
 @dataclass(frozen=True, eq=False)
 class RatingData:
