@@ -1,4 +1,4 @@
-"""Compress a trained rating model to as few bytes as its errors allow."""
+"""Compress the embeddings of a trained model to as few bytes as its errors allow."""
 
 import sys
 
@@ -6,98 +6,128 @@ import keras
 import numpy as np
 from keras import ops
 
-from memembed.allocation import MAX_COLUMNS, allot, equal_shares, sensitivities
+from memembed.allocation import Layout, allot, equal_shares
+from memembed.examples import batches
 from memembed.layers import LowBitEmbedding
-from memembed.models import MAX_RATING, dot_product_model, embeddings_of
+from memembed.models import embeddings_of
+from memembed.rebuild import check_model, embeddings_in, rebuild
+from memembed.sensitivity import measure
 from memembed.shapes import check_size
-from memembed.tables import principal_axes
+from memembed.tables import (
+    as_weights,
+    check_table,
+    chunks,
+    principal_axes,
+    turned,
+    weighted_triangle,
+)
+
+MIN_IDS = 32  # of a table to be compressed: offsets and scales take as much as two ids
 
 
-def compress(model, examples, max_bytes, num_blocks=5, verbose="auto"):
-    """Return a rating model whose tables take few bits, to be trained on and packed.
+def compress(model, examples, max_bytes, num_blocks=5, batch_size=1024, verbose="auto"):
+    """Return a model whose embeddings take few bits, to be trained on and packed.
 
-    1. The two tables are turned to their principal axes (`principal_axes`), which
-       changes no rating, and leaves little in the last columns.
-    2. Users and movies are cut into blocks that have an equal share of the ratings.
-    3. Every column of every block, and every block of biases, is given some bits for
-       each of its numbers. It begins with none, and one value for all. Then those bits
-       are added, one step after another, that lower the error most for what they cost,
-       until the budget is spent. What rounding costs is known from the ratings: the
-       square of a number's rounding error, times the mean square of the slopes that
-       its ratings have in it.
+    1. The examples are passed through the model, to measure how much its outputs depend
+       on each id and each column of its embeddings.
+    2. Each table is turned, so that little is left in its last columns. Where two
+       tables meet in a dot product alone, both are turned and nothing else changes.
+       Elsewhere, a small matrix that turns the embeddings back is stored with the
+       table, if that lowers the error.
+    3. The ids are cut into blocks with an equal share of what an error does. If ids are
+       not in order of popularity, it is stored which block each of them is in.
+    4. Every column of every block is given some bits for each of its numbers. It begins
+       with none, and one value for all. Then those bits are added, one step after
+       another, that lower the error most for what they cost, until the budget is spent
+       or no further bit lowers it.
 
-    To get back most of what was lost, train the result for some epochs, at a lower
-    learning rate than the first, and `pack` it then.
+    Nothing is trained. To get back most of what was lost, train the result for some
+    epochs with `fit`, at a lower learning rate than the first, and `pack` it then.
 
     Args:
-        model: a `dot_product_model`, trained. It is left as it is.
-        examples: `memembed.data.Examples`, the training split. Users and movies are
-            numbered by popularity, most popular first.
-        max_bytes: how many bytes all tables may take when they are packed.
-        num_blocks: how many blocks there are of users, and of movies.
+        model: a functional or sequential `keras.Model`, trained. It may have nested
+            models, shared layers and any number of inputs and outputs. Its embedding
+            layers are compressed, those of at least 32 ids; all other layers are
+            copied. `model` is left as it is.
+        examples: training data, as `fit` takes it: arrays of the inputs, in the
+            structure that the model takes, or a tuple of them, labels and sample
+            weights; or a `tf.data.Dataset`, `keras.utils.PyDataset` or Torch
+            `DataLoader`. Labels are not used.
+        max_bytes: how many bytes the packed model may take: all of its weights, those
+            of other layers too.
+        num_blocks: how many blocks the ids of each table are cut into, at most.
+        batch_size: how many examples are passed through the model at a time, if they
+            are arrays.
         verbose: 1 for a bar of progress, 0 for none. `"auto"`: a bar if standard output
             is a terminal.
 
     Returns:
-        A new `dot_product_model`. Its embeddings and biases are `LowBitEmbedding`
-        layers, each with the activity regularizer of the layer that it is made
-        from.
+        A new model, to be compiled and trained. `LowBitEmbedding` layers take the place
+        of the embeddings, with the same names, regularizers and masks.
 
     Raises:
-        TypeError: `max_bytes` or `num_blocks` is not an integer.
-        ValueError: `model` is not a `dot_product_model`, or has embeddings that are not
-            finite, or so large that most ratings are 0 or 5, whatever an error does.
-            There are no `examples`, or the model does not know their ids. `num_blocks`
-            is not positive, or more than there are movies or users with ratings.
-            `max_bytes` is less than one column of one bit takes.
+        TypeError: `max_bytes` or `num_blocks` is not an integer, or `examples` can be
+            gone through only once.
+        ValueError: `model` is subclassed, or a layer cannot be made from its config, or
+            there is no embedding layer to compress, or one that Keras has quantised or
+            that is not finite. There are no `examples`, or the model does not know
+            their ids. The outputs do not depend on the embeddings. `max_bytes` is not
+            less than the model takes, or less than one bit for each id takes.
 
     Example:
         >>> import keras
-        >>> from memembed.compression import compress, pack
-        >>> from memembed.data import prepare, synthetic_ratings
-        >>> from memembed.models import dot_product_model
-        >>> data = prepare(synthetic_ratings(50, 40, num_ratings=1200))
-        >>> users, movies = keras.layers.Embedding(50, 8), keras.layers.Embedding(40, 8)
-        >>> model = dot_product_model(users, movies, biases=True)  # and train it
-        >>> small = compress(model, data.train, max_bytes=500, num_blocks=2)
-        >>> 480 < sum(weight.nbytes for weight in pack(small).get_weights()) <= 500
+        >>> import numpy as np
+        >>> from memembed import compress, pack
+        >>> x = np.arange(1000) % 200
+        >>> model = keras.Sequential(
+        ...     [keras.Input(()), keras.layers.Embedding(200, 8), keras.layers.Dense(1)]
+        ... )  # and train it
+        >>> small = compress(model, x, max_bytes=500)
+        >>> sum(weight.nbytes for weight in pack(small).get_weights()) <= 500
         True
 
     References:
         Gersho and Gray, Vector Quantization and Signal Compression, 1992, on the
-        allocation of bits; Esser et al., Learned Step Size Quantization, 2019,
-        arXiv:1902.08153, on training through the rounding.
+        allocation of bits.
     """
     max_bytes = check_size("max_bytes", max_bytes)
     num_blocks = check_size("num_blocks", num_blocks)
-    layers = _embeddings(model)
-    tables = {name: _rows(name, layer) for name, layer in layers.items()}
-    ids = examples.inputs
-    counts = {
-        name: _counts(name.removesuffix("_bias"), ids, len(table))
-        for name, table in tables.items()
-    }
-    sizes = {name: equal_shares(each, num_blocks) for name, each in counts.items()}
-    turned = principal_axes(tables["user"], tables["movie"])
-    tables["user"], tables["movie"] = (table[:, :MAX_COLUMNS] for table in turned)
-    weights = sensitivities(tables, ids, MAX_RATING)
+    check_model(model)
+    layers = [layer for layer in embeddings_in(model) if layer.input_dim >= MIN_IDS]
+    if not layers:
+        raise ValueError(
+            f"`model` must have an embedding layer of at least {MIN_IDS} ids. "
+            f"Received: a model of {[layer.name for layer in model.layers]}"
+        )
+    tables = {layer: _table(layer) for layer in layers}
+    size = num_bytes(model)
+    if max_bytes >= size:
+        raise ValueError(
+            f"`max_bytes` must be less than {size}, which `model` takes. "
+            f"Received: max_bytes={max_bytes}"
+        )
     bar = keras.utils.Progbar(
-        sum(table.size for table in tables.values()),
+        None,
         verbose=sys.stdout.isatty() if verbose == "auto" else verbose,
         unit_name="number",
     )
-    bits = allot(tables, weights, sizes, max_bytes, bar.add)
-    made = [
-        LowBitEmbedding.from_embedding(
-            table[:, : len(bits[name][0])],
-            bits[name],
-            counts[name],
-            sizes[name],
-            activity_regularizer=layers[name].activity_regularizer,
-        )
-        for name, table in tables.items()
+    found, pairs = measure(model, layers, batches(examples, batch_size), bar.add)
+    # A turned table would not keep to a constraint.
+    pairs = [each for each in pairs if not any(x.embeddings_constraint for x in each)]
+    alone = [layer for layer in layers if not any(layer in pair for pair in pairs)]
+    groups = [_paired(*pair, tables, found, num_blocks) for pair in pairs]
+    groups += [
+        _alone(layer, tables[layer], found[layer], num_blocks) for layer in alone
     ]
-    return dot_product_model(made[0], made[1], biases=made[2:])
+    others = size - sum(map(num_bytes, layers))
+    plan = allot(groups, max_bytes - others, bar.add)
+    places = {layer: _low_bit(layer, *plan[layer]) for layer in layers}
+    return rebuild(model, places.get)
+
+
+def num_bytes(model):
+    """Return how many bytes the weights of a model or a layer take."""
+    return sum(weight.nbytes for weight in model.get_weights())
 
 
 def average(models):
@@ -108,19 +138,21 @@ def average(models):
     so that the mean takes no more memory than one of them.
 
     Args:
-        models: models of `dot_product_model`, all with biases or all without.
+        models: models of `dot_product_model` or `two_tower_model`, all of one kind, all
+            with biases or all without.
 
     Returns:
-        A `dot_product_model` of plain tables, with the activity regularizers of the
-        first.
+        A model of their kind, with plain tables that have the activity regularizers of
+        the first. What else it has is the first model's.
 
     Raises:
         ValueError: there is no model, or they differ in their users, movies or biases,
-            or one is not made by `dot_product_model`.
+            or one is another model.
 
     Example:
         >>> import keras
         >>> from memembed.compression import average
+        >>> from memembed.models import dot_product_model
         >>> tables = [keras.layers.Embedding(size, 4) for size in (9, 7, 9, 7, 9, 7)]
         >>> models = [dot_product_model(*tables[i : i + 2]) for i in (0, 2, 4)]
         >>> average(models).get_layer("dot_product").input[0].shape
@@ -130,40 +162,45 @@ def average(models):
         Dietterich, Ensemble Methods in Machine Learning, 2000, section 1.
     """
     models = list(models)
-    parts = [_embeddings(model) for model in models]
+    parts = [embeddings_of(model) for model in models]
     sizes = [{name: layer.input_dim for name, layer in each.items()} for each in parts]
-    if not models or any(each != sizes[0] for each in sizes):
+    kinds = {model.name for model in models}
+    if len(kinds) != 1 or "mlp_model" in kinds or any(x != sizes[0] for x in sizes):
         raise ValueError(
-            "`models` must be one or more with the same users, movies and biases. "
-            f"Received: {sizes}"
+            "`models` must be one or more models of dot products, with the same users, "
+            f"movies and biases. Received: {sorted(kinds)} with {sizes}"
         )
-    made = []
+    places = {}
     for name, first in parts[0].items():
-        tables = [_rows(name, each[name]) for each in parts]
+        tables = [_table(each[name]) for each in parts]
         if name.endswith("bias"):
             table = np.mean(tables, axis=0)
         else:  # each side's share of the mean is the root of 1 / len(models)
             table = np.concatenate(tables, axis=1) / np.sqrt(len(models))
         layer = keras.layers.Embedding(
-            *table.shape, activity_regularizer=first.activity_regularizer
+            *table.shape,
+            activity_regularizer=first.activity_regularizer,
+            name=first.name,
         )
         layer.build()
         layer.set_weights([table])
-        made.append(layer)
-    return dot_product_model(made[0], made[1], biases=made[2:])
+        places[first] = layer
+    return rebuild(models[0], places.get)
 
 
 def pack(model):
     """Return a model whose embeddings of few bits hold codes only.
 
     Args:
-        model: a functional `keras.Model` with layers `LowBitEmbedding`.
+        model: a functional or sequential `keras.Model` with layers `LowBitEmbedding`,
+            of nested models too.
 
     Returns:
         A new model with the same predictions. Other layers are copied.
 
     Raises:
-        ValueError: as of `LowBitEmbedding.pack`, or there is no such layer.
+        ValueError: as of `LowBitEmbedding.pack`, or there is no such layer, or `model`
+            cannot be rebuilt, as in `compress`.
 
     Example:
         >>> import keras
@@ -174,57 +211,121 @@ def pack(model):
         >>> model.count_params(), pack(model).count_params()
         (4008, 1008)
     """
-    if not any(isinstance(layer, LowBitEmbedding) for layer in model.layers):
+    packed = []
+
+    def replace(layer):
+        if not isinstance(layer, LowBitEmbedding):
+            return None
+        packed.append(layer.name)
+        return layer.pack()
+
+    twin = rebuild(model, replace)
+    if not packed:
         raise ValueError(
             "`model` must have a layer LowBitEmbedding. "
-            f"Received: a model of {[type(layer).__name__ for layer in model.layers]}"
+            f"Received: a model of {[layer.name for layer in model.layers]}"
         )
-
-    def clone(layer):
-        if isinstance(layer, LowBitEmbedding):
-            return layer.pack()
-        copy = type(layer).from_config(layer.get_config())
-        if layer.built:
-            copy.build_from_config(layer.get_build_config() or {})
-            copy.set_weights(layer.get_weights())
-        return copy
-
-    return keras.models.clone_model(model, clone_function=clone)
+    return twin
 
 
-def _embeddings(model):
-    """Return the embedding layers of a `dot_product_model`."""
-    layers = embeddings_of(model)
-    if "user" not in layers:
+def _table(layer):
+    """Return all embeddings of a layer, an array."""
+    if getattr(layer, "quantization_mode", None) is not None:
         raise ValueError(
-            "`model` must be made by `dot_product_model`. "
-            f"Received: a model with {list(layers)} alone"
+            "`model` must have embeddings that are not quantised: compress a model "
+            f"before anything else. Received: layer {layer.name!r} in "
+            f"{layer.quantization_mode!r}"
         )
-    return layers
-
-
-def _rows(name, layer):
-    """Return all embeddings of a layer, in float64."""
-    with keras.StatelessScope():  # or else the layer would keep this call's penalty
-        rows = layer(np.arange(layer.input_dim))
-    rows = ops.convert_to_numpy(rows).astype("float64")
-    if not np.isfinite(rows).all():
-        row, column = np.argwhere(~np.isfinite(rows))[0]
+    # Not through `__call__`, which would keep this call's penalty in the layer.
+    rows = [
+        ops.convert_to_numpy(
+            layer.call(np.arange(c.start, min(c.stop, layer.input_dim)))
+        )
+        for c in chunks(layer.input_dim)
+    ]
+    table = np.concatenate(rows)
+    try:
+        return check_table(
+            table if table.dtype == "float32" else table.astype("float32")
+        )
+    except ValueError as error:
         raise ValueError(
-            "`model` must have embeddings that are finite. "
-            f"Received: {name}[{row}, {column}]={rows[row, column]}"
-        )
-    return rows
+            f"`model` must have finite embeddings. Layer {layer.name!r}: {error}"
+        ) from error
 
 
-def _counts(side, ids, rows):
-    """Return how often each row of a table is looked up."""
-    ids = ids[side]
-    if not len(ids):
-        raise ValueError("`examples` must hold ratings. Received: none")
-    if ids.min() < 0 or ids.max() >= rows:
-        raise ValueError(
-            f"`examples.{side}` must be rows of the model's {rows}. "
-            f"Received: rows from {ids.min()} to {ids.max()}"
+def _paired(one, other, tables, found, num_blocks):
+    """Return the ways to hold two tables that meet in products alone."""
+    triangles = [
+        weighted_triangle(tables[x], as_weights(found[x].weights, tables[x]))
+        for x in (one, other)
+    ]
+    turn, back = principal_axes(*triangles)
+    return [
+        {one: first, other: second}
+        for first in _layouts(turned(tables[one], turn), back, found[one], num_blocks)
+        for second in _layouts(
+            turned(tables[other], back), turn, found[other], num_blocks
         )
-    return np.bincount(ids, minlength=rows)
+    ]
+
+
+def _alone(layer, table, sensitivity, num_blocks):
+    """Return the ways to hold a table that is alone, by itself or with a projection."""
+    columns = table.shape[1]
+    ways = _layouts(table, np.eye(columns), sensitivity, num_blocks, all_columns=True)
+    if columns > 1 and layer.embeddings_constraint is None:
+        # The square root of how much errors count. No direction counts for nothing.
+        squares, directions = np.linalg.eigh(sensitivity.gram)
+        counts = (
+            np.sqrt(np.maximum(squares, squares.max() * 1e-4))[:, None] * directions.T
+        )
+        triangle = weighted_triangle(table, as_weights(sensitivity.weights, table))
+        turn, back = principal_axes(triangle, counts)
+        lengths = np.linalg.norm(back, axis=0)
+        turn, back = turn * lengths, back / lengths
+        ways += _layouts(
+            turned(table, turn), back, sensitivity, num_blocks, projection=back.T
+        )
+    return [{layer: way} for way in ways]
+
+
+def _layouts(table, back, sensitivity, num_blocks, **how):
+    """Return the ways to cut a table into blocks."""
+    weights = sensitivity.weights / sensitivity.weights.sum()
+    importance = np.einsum("ij,ik,kj->j", back, sensitivity.gram, back)
+    order, counts = np.argsort(-weights, kind="stable"), [1, 2, num_blocks]
+    # Ids that are in order already, more or less, need no order that is stored: sorted,
+    # they would be cut into blocks that are hardly more uneven.
+    largest = equal_shares(weights[order], num_blocks)[-1]
+    if largest - equal_shares(weights, num_blocks)[-1] < 0.1 * len(table):
+        order, counts = np.arange(len(table)), [num_blocks]
+    cuts = [np.cumsum(equal_shares(weights[order], count))[:-1] for count in counts]
+    return [
+        Layout(table, weights, importance, np.split(order, each), **how)
+        for each in cuts
+    ]
+
+
+def _low_bit(layer, layout, bits):
+    """Return the layer that takes an embedding layer's place."""
+    columns = len(bits[0])
+    projection = layout.projection
+    made = LowBitEmbedding.from_embedding(
+        layout.table[:, :columns],
+        bits,
+        layout.weights,
+        output_dim=layer.output_dim,
+        projection=None if projection is None else projection[:columns],
+        block_sizes=layout.rows if layout.in_order else None,
+        blocks=None if layout.in_order else layout.block_of_ids(),
+        train_steps=False,
+        mask_zero=layer.mask_zero,
+        embeddings_regularizer=layer.embeddings_regularizer,
+        embeddings_constraint=layer.embeddings_constraint,
+        activity_regularizer=layer.activity_regularizer,
+        trainable=layer.trainable,
+        dtype=layer.dtype_policy,
+        name=layer.name,
+    )
+    return made

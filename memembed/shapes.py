@@ -6,6 +6,8 @@ import numbers
 import operator
 
 MAX_BITS = 8  # of a number in a LowBitEmbedding
+MAX_STORED_BLOCKS = 16  # of a LowBitEmbedding: which one an id is in takes 4 bits
+CHUNK_IDS = 256  # whose blocks are stored together, with the byte where codes begin
 COMBINERS = ("multiply", "add", "concatenate")
 
 
@@ -68,12 +70,12 @@ def block_slices(sizes):
     return [slice(*each) for each in ends]
 
 
-def check_bits(bits, output_dim):
+def check_bits(bits, columns):
     """Return the bits of each column as a list.
 
     Args:
         bits: one number for all columns, or one for each.
-        output_dim: how many columns there are.
+        columns: how many columns there are.
 
     Raises:
         TypeError: `bits` is neither an integer nor a sequence of them.
@@ -81,16 +83,20 @@ def check_bits(bits, output_dim):
             are 0.
     """
     received = bits
-    if isinstance(bits, (str, bytes)) or not hasattr(bits, "__iter__"):
-        bits = [bits] * output_dim
+    if not _is_sequence(bits):
+        bits = [bits] * columns
     bits = [0 if _is_zero(each) else check_size("bits", each) for each in bits]
-    if len(bits) != output_dim or max(bits) > MAX_BITS or not any(bits):
+    if len(bits) != columns or max(bits) > MAX_BITS or not any(bits):
         raise ValueError(
-            f"`bits` must be from 0 to {MAX_BITS}, one number for all {output_dim} "
+            f"`bits` must be from 0 to {MAX_BITS}, one number for all {columns} "
             "columns or one for each, and not all of them 0. "
             f"Received: bits={received!r}"
         )
     return bits
+
+
+def _is_sequence(value):
+    return hasattr(value, "__iter__") and not isinstance(value, (str, bytes))
 
 
 def _is_zero(value):
@@ -101,53 +107,66 @@ def _is_zero(value):
     )
 
 
-def low_bit_shapes(input_dim, output_dim, block_sizes):
-    """Return the shapes of a `LowBitEmbedding`'s blocks, one after another.
+def low_bit_blocks(input_dim, output_dim, bits, block_sizes, store_blocks=False):
+    """Return the size of each block of a `LowBitEmbedding`, and its columns' bits.
 
     Args:
         input_dim: size of the vocabulary.
         output_dim: length of an embedding.
+        bits: one number for all `output_dim` columns, or one for each column that is
+            held, `output_dim` of them at most. If there are `block_sizes`: one number,
+            or an entry like that for each block.
         block_sizes: None for one block, or how many ids each block holds.
+        store_blocks: whether the block of each id is stored.
+
+    Returns:
+        A list of pairs, of an int and a list of ints.
 
     Raises:
-        TypeError: a size is not an integer, or the blocks are not a sequence.
-        ValueError: a size is not positive, or the blocks do not sum to `input_dim`.
+        TypeError: a size, or a number of bits, is not an integer, or the blocks are not
+            a sequence.
+        ValueError: a size is not positive, or the blocks do not sum to `input_dim`, or
+            are too many to be stored, or `bits` is not as above, or not from 0 to 8, or
+            0 for all of a block.
+
+    Example:
+        >>> low_bit_blocks(9, 4, bits=[3, [2, 0]], block_sizes=[2, 7])
+        [(2, [3, 3]), (7, [2, 0])]
     """
     input_dim = check_size("input_dim", input_dim)
     output_dim = check_size("output_dim", output_dim)
-    if block_sizes is None:
-        return [(input_dim, output_dim)]
-    sizes = check_sizes("block_sizes", block_sizes)
+    sizes = [input_dim]
+    if block_sizes is not None:
+        sizes = check_sizes("block_sizes", block_sizes)
     if sum(sizes) != input_dim:
         raise ValueError(
             "`block_sizes` must sum to `input_dim`. "
             f"Received: block_sizes={block_sizes!r}, input_dim={input_dim!r}"
         )
-    return [(size, output_dim) for size in sizes]
-
-
-def check_block_bits(bits, shapes, by_block):
-    """Return, for each of a `LowBitEmbedding`'s blocks, the bits of its columns.
-
-    Args:
-        bits: one number; or an entry for each block, if `by_block`: a number, or one
-            for each column; or else, one for each column.
-        shapes: what `low_bit_shapes` returns.
-        by_block: whether an entry is about a block.
-
-    Raises:
-        TypeError: as of `check_bits`.
-        ValueError: as of `check_bits`, or there is not an entry for each block.
-    """
-    if not by_block or isinstance(bits, (str, bytes)) or not hasattr(bits, "__iter__"):
-        bits = [bits] * len(shapes)
-    if len(bits) != len(shapes):
+    if store_blocks and len(sizes) > MAX_STORED_BLOCKS:
+        raise ValueError(
+            f"`block_sizes` must be {MAX_STORED_BLOCKS} at most with `store_blocks`. "
+            f"Received: {len(sizes)} blocks"
+        )
+    entries = [bits] * len(sizes)
+    if block_sizes is not None and _is_sequence(bits):
+        entries = list(bits)
+    if len(entries) != len(sizes):
         raise ValueError(
             "`bits` must be one number, or an entry for each of the "
-            f"{len(shapes)} blocks. Received: bits={bits!r}"
+            f"{len(sizes)} blocks. Received: bits={bits!r}"
         )
+    lengths = {len(each) for each in entries if _is_sequence(each)} or {output_dim}
+    if len(lengths) > 1 or not 0 < max(lengths) <= output_dim:
+        raise ValueError(
+            "`bits` must be one number, or one for each column, as many in each block "
+            "and `output_dim` at most. "
+            f"Received: bits={bits!r}, output_dim={output_dim!r}"
+        )
+    (columns,) = lengths
     return [
-        check_bits(each, width) for each, (_, width) in zip(bits, shapes, strict=True)
+        (size, check_bits(each, columns))
+        for size, each in zip(sizes, entries, strict=True)
     ]
 
 

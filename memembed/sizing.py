@@ -22,10 +22,10 @@ import numbers
 import numpy as np
 
 from memembed.shapes import (
-    check_block_bits,
+    CHUNK_IDS,
     check_size,
     check_sizes,
-    low_bit_shapes,
+    low_bit_blocks,
     md_shapes,
     min_buckets,
     qr_shapes,
@@ -33,6 +33,7 @@ from memembed.shapes import (
 
 __all__ = [
     "alpha_power_dims",
+    "block_bytes",
     "code_bytes",
     "low_bit_bytes",
     "md_bytes",
@@ -99,23 +100,36 @@ def plain_bytes(input_dim, output_dim, dtype="float32"):
     return _table_bytes(input_dim, output_dim, _check_dtype(dtype))
 
 
-def low_bit_bytes(input_dim, output_dim, bits=4, block_sizes=None):
+def low_bit_bytes(
+    input_dim,
+    output_dim,
+    bits=4,
+    block_sizes=None,
+    store_blocks=False,
+    use_projection=False,
+):
     """Count the bytes of a packed `LowBitEmbedding` with these arguments.
 
-    The codes of all rows of a block lie side by side without a gap. Each column of each
-    block has an offset and a scale in float32.
+    They are the sum, over the blocks, of `code_bytes` and of an offset and a scale in
+    float32 for each column; and of `block_bytes` if the block of each id is stored, and
+    of a projection in float32 if there is one. Which id is in which block makes no
+    difference.
 
     Args:
         input_dim: size of the vocabulary.
         output_dim: length of an embedding.
-        bits: bits of a number: one for all columns, or one for each. With blocks: one
-            for all, or for each block one or one for each column.
+        bits: bits of a number: one for all columns, or one for each column that is
+            held. With blocks: one for all, or for each block an entry like that.
         block_sizes: how many ids each block holds. Default: one block.
+        store_blocks: whether the block of each id is stored.
+        use_projection: whether a projection makes `output_dim` numbers of those that
+            are held.
 
     Raises:
         TypeError: a size, or a number of bits, is not an integer.
         ValueError: a size is not positive, or `block_sizes` do not sum to `input_dim`,
-            or `bits` is not from 0 to 8, or not as above, or 0 for all of a block.
+            or are too many to be stored, or `bits` is not from 0 to 8, or not as above,
+            or 0 for all of a block.
 
     Example:
         >>> low_bit_bytes(6040, 8, bits=3)
@@ -124,13 +138,15 @@ def low_bit_bytes(input_dim, output_dim, bits=4, block_sizes=None):
         5309
         >>> low_bit_bytes(6040, 3, bits=[[4, 2, 1], 1], block_sizes=[1000, 5040])
         2813
+        >>> low_bit_bytes(6040, 8, bits=[4, 2, 1], use_projection=True)
+        5405
     """
-    shapes = low_bit_shapes(input_dim, output_dim, block_sizes)
-    by_column = check_block_bits(bits, shapes, block_sizes is not None)
-    return sum(
-        code_bytes(rows, each) + 2 * 4 * width
-        for (rows, width), each in zip(shapes, by_column, strict=True)
-    )
+    blocks = low_bit_blocks(input_dim, output_dim, bits, block_sizes, store_blocks)
+    columns = len(blocks[0][1])
+    total = sum(code_bytes(rows, each) + 2 * 4 * columns for rows, each in blocks)
+    if store_blocks:
+        total += block_bytes(input_dim, len(blocks))
+    return total + 4 * columns * output_dim * bool(use_projection)
 
 
 def code_bytes(rows, bits):
@@ -141,6 +157,33 @@ def code_bytes(rows, bits):
         bits: the bits of each column.
     """
     return -(-rows * sum(bits) // 8)
+
+
+def block_bytes(input_dim, num_blocks):
+    """Count the bytes that say which block each id of a packed layer is in.
+
+    The ids are stored in chunks of 256, each with `ceil(log2(num_blocks))` bits an id.
+    So that a row is found without going through all before it, the codes of a chunk
+    begin at a whole byte, after at most 7 empty bits, and an int32 says at which one.
+    One block takes nothing.
+
+    Args:
+        input_dim: size of the vocabulary.
+        num_blocks: how many blocks there are.
+
+    Raises:
+        TypeError: one of the two is not an integer.
+        ValueError: one of the two is not positive.
+
+    Example:
+        >>> block_bytes(6040, 4)  # 24 chunks of 2 * 32 + 4 bytes, and 24 * 7 bits
+        1653
+    """
+    chunks = -(-check_size("input_dim", input_dim) // CHUNK_IDS)
+    each = (check_size("num_blocks", num_blocks) - 1).bit_length()
+    if not each:
+        return 0
+    return chunks * (each * CHUNK_IDS // 8 + 4) + chunks * 7 // 8
 
 
 def qr_parameters(input_dim, output_dim, num_buckets=None, combiner="multiply"):
@@ -267,7 +310,7 @@ def md_bytes(block_sizes, block_dims, output_dim, use_bias=False, dtype="float32
     for rows, width in md_shapes(block_sizes, block_dims, output_dim):
         total += _table_bytes(rows, width, dtype)
         if width < output_dim:
-            total += _projection_bytes(width, int(output_dim), bool(use_bias), dtype)
+            total += dense_bytes(width, output_dim, use_bias, dtype)
     return total
 
 
@@ -284,10 +327,22 @@ def _table_bytes(rows, width, dtype):
     return rows * _row_bytes(width, dtype) + _scale_bytes(rows, width, dtype)
 
 
-def _projection_bytes(width, output_dim, use_bias, dtype):
-    kernel = width * _row_bytes(output_dim, dtype)
-    bias = _row_bytes(output_dim, "float32" if dtype in ("int8", "int4") else dtype)
-    return kernel + _scale_bytes(output_dim, width, dtype) + use_bias * bias
+def dense_bytes(input_dim, units, use_bias=True, dtype="float32"):
+    """Count the bytes of a `keras.layers.Dense`, such as a projection.
+
+    Args:
+        input_dim: length of its inputs.
+        units: length of its outputs.
+        use_bias: whether it adds a bias.
+        dtype: as in `plain_bytes`.
+
+    Example:
+        >>> dense_bytes(16, 64, dtype="int8")
+        1536
+    """
+    kernel = int(input_dim) * _row_bytes(int(units), _check_dtype(dtype))
+    bias = _row_bytes(int(units), "float32" if dtype in ("int8", "int4") else dtype)
+    return kernel + _scale_bytes(units, input_dim, dtype) + bool(use_bias) * bias
 
 
 def _row_bytes(width, dtype):

@@ -8,6 +8,7 @@ import numpy as np
 from memembed.shapes import check_size
 
 CHUNK = 2**15  # rows that are worked on in float64 at a time
+MAX_FITTED = 2**17  # rows of a larger table from which its steps are chosen
 MIN_WEIGHT = 1e-9  # of an id, where the most popular one has 1
 
 
@@ -53,18 +54,11 @@ def low_rank(table, dim, popularity=None, use_bias=False):
             f"Received: dim={dim!r}"
         )
     weights = as_weights(popularity, table)
-    chunks = [slice(start, start + CHUNK) for start in range(0, ids, CHUNK)]
     bias = np.zeros(columns)
     if use_bias:  # the best affine fit passes through the mean, whatever its rank
-        bias = sum(weights[c] @ table[c] for c in chunks) / weights.sum()
+        bias = sum(weights[c] @ table[c] for c in chunks(ids)) / weights.sum()
 
-    # The triangle of a QR decomposition has the table's singular values and right
-    # vectors. Found chunk by chunk, it keeps ten million rows in float64 out of memory,
-    # and it does not lose half of the digits, as the Gram matrix would.
-    triangle = np.empty((0, columns))
-    for c in chunks:
-        scaled = np.sqrt(weights[c])[:, None] * (table[c] - bias)
-        triangle = np.linalg.qr(np.concatenate([triangle, scaled]), mode="r")
+    triangle = weighted_triangle(table, weights, bias)
     # All right vectors, even if the table has fewer rows, or a lower rank, than `dim`.
     # The narrow table's last columns are then zero, and can still be trained, because
     # their projection is not. Were both zero, both gradients would be, for ever.
@@ -73,44 +67,78 @@ def low_rank(table, dim, popularity=None, use_bias=False):
 
     dtype = _result_type(table)
     rows = np.empty((ids, dim), dtype)
-    for c in chunks:
+    for c in chunks(ids):
         rows[c] = (table[c] - bias) @ projection.T
     results = (rows, projection, bias) if use_bias else (rows, projection)
     return tuple(result.astype(dtype, copy=False) for result in results)
 
 
-def principal_axes(users, movies):
-    """Turn two tables so that their columns are orthogonal, the strongest first.
+def weighted_triangle(table, weights, bias=0):
+    """Return the triangle of the QR decomposition of a table, with weights.
 
-    All products of a row of the one with a row of the other stay the same. Of all pairs
-    of tables with these products, it is the one whose squares have the least sum; a
-    column is as large in the one as in the other.
+    It has the table's singular values and right vectors: its square, `triangle.T @
+    triangle`, is the weighted sum of the products of any two columns. It is found chunk
+    by chunk, which keeps ten million rows in float64 out of memory. And it does not
+    lose half of the digits, as that square would.
 
     Args:
-        users: array of shape `(users, columns)`.
-        movies: array of shape `(movies, columns)`.
+        table: array of shape `(ids, columns)`.
+        weights: array of shape `(ids,)`.
+        bias: what is subtracted from every row.
 
     Returns:
-        The two tables, in float64. Columns past the rank of the products are left out.
+        An array of shape `(columns, columns)`, or of fewer rows if there are fewer ids.
+    """
+    triangle = np.empty((0, table.shape[1]))
+    for c in chunks(len(table)):
+        scaled = np.sqrt(weights[c])[:, None] * (table[c] - bias)
+        triangle = np.linalg.qr(np.concatenate([triangle, scaled]), mode="r")
+    return triangle
+
+
+def principal_axes(triangle, other):
+    """Find the axes in which two tables that meet in products are short.
+
+    `one @ turn` and `two @ back` have the same products, row by row, as the tables
+    `one` and `two`. Their columns are orthogonal, the strongest first, and as large in
+    the one as in the other: of all pairs of tables with these products, it is the one
+    with the least sum of squares, weighted as the triangles are.
+
+    Args:
+        triangle: the `weighted_triangle` of the one table.
+        other: that of the other. Or, for a table that meets no other one: any matrix
+            whose square says how much an error of its embeddings counts.
+
+    Returns:
+        `turn` and `back`, arrays of shape `(columns, rank)`. `turn @ back.T` projects
+        on the columns' space, and leaves the one table as it is.
 
     Example:
-        >>> users, movies = principal_axes([[3, 3], [0, 0], [4, 4]], [[1, 0], [0, 1]])
-        >>> (users @ movies.T).round(6).tolist()
-        [[3.0, 3.0], [0.0, 0.0], [4.0, 4.0]]
-        >>> users.shape
-        (3, 1)
+        >>> one, two = np.array([[3.0, 3.0], [4.0, 4.0]]), np.eye(2)
+        >>> triangles = [weighted_triangle(table, np.ones(2)) for table in (one, two)]
+        >>> turn, back = principal_axes(*triangles)
+        >>> turn.shape, ((one @ turn) @ (two @ back).T).round(6).tolist()
+        ((2, 1), [[3.0, 3.0], [4.0, 4.0]])
 
     References:
         The singular value decomposition of the products, found from the tables alone:
         Golub and Van Loan, Matrix Computations, on the QR and singular value
         decompositions.
     """
-    user_basis, user_rest = np.linalg.qr(np.asarray(users, "float64"))
-    movie_basis, movie_rest = np.linalg.qr(np.asarray(movies, "float64"))
-    left, strengths, right = np.linalg.svd(user_rest @ movie_rest.T)
+    left, strengths, right = np.linalg.svd(triangle @ other.T, full_matrices=False)
     rank = max(1, np.sum(strengths > strengths.max() * 1e-6))
     scale = np.sqrt(strengths[:rank])
-    return user_basis @ left[:, :rank] * scale, movie_basis @ right[:rank].T * scale
+    turn = np.linalg.pinv(triangle, rcond=1e-8) @ left[:, :rank] * scale
+    back = np.linalg.pinv(other, rcond=1e-8) @ right[:rank].T * scale
+    return turn, back
+
+
+def turned(table, turn):
+    """Return `table @ turn` in float32, without a copy of the table in float64."""
+    rows = np.empty((len(table), turn.shape[1]), "float32")
+    for c in chunks(len(table)):
+        rows[c] = table[c] @ turn
+    return rows
 
 
 def even_steps(table, bits, popularity=None):
@@ -126,12 +154,12 @@ def even_steps(table, bits, popularity=None):
         bits: for each column, the bits of a number: `2 ** bits` values. With no bits,
             that is one value, the mean. An array of shape `(choices, columns)`, or
             `(choices, 1)`, gives several choices for each column.
-        popularity: how often each id occurs, in any unit. None: all alike. Or the
-            weight of each number, an array of the shape of `table`.
+        popularity: how often each id occurs, in any unit. None: all alike.
 
     Returns:
         The offsets, the scales, and the squared errors, summed over the ids with their
-        weights: by popularity, the largest weight is 1. Each is of shape `(columns,)`,
+        weights, the largest of them 1. Of a large table, a part of the ids stands for
+        all. Each is of shape `(columns,)`,
         or `(choices, columns)`, in float64.
 
     Example:
@@ -141,17 +169,18 @@ def even_steps(table, bits, popularity=None):
         ([-0.97], [0.98])
     """
     table = check_table(table)
-    if np.ndim(popularity) < 2:
-        popularity = as_weights(popularity, table)[:, None]
-    weights = np.broadcast_to(popularity, table.shape)
+    weights = as_weights(popularity, table)
+    whole = weights.sum()
+    if len(table) > MAX_FITTED:
+        picked = np.linspace(0, len(table) - 1, MAX_FITTED).astype("int64")
+        table, weights = table[picked], weights[picked]
     bits = np.broadcast_to(bits, np.broadcast_shapes(np.shape(bits), table.shape[1:]))
     columns = [
-        _column_steps(
-            *(x[:, j].astype("float64") for x in (table, weights)), bits[..., j]
-        )
+        _column_steps(table[:, j].astype("float64"), weights, bits[..., j])
         for j in range(table.shape[1])
     ]
-    return tuple(np.stack(columns, axis=-1))
+    offsets, scales, errors = (np.stack(x, axis=-1) for x in zip(*columns, strict=True))
+    return offsets, scales, errors * (whole / weights.sum())
 
 
 def _column_steps(values, weights, bits):
@@ -206,6 +235,11 @@ def _column_steps(values, weights, bits):
         errors -= np.multiply(codes, scale, out=codes)
         found.append((offset, scale, np.einsum("i,i,i", weights, errors, errors)))
     return np.transpose(found).reshape(3, *bits.shape)
+
+
+def chunks(ids):
+    """Return slices that cut so many rows into chunks."""
+    return [slice(start, start + CHUNK) for start in range(0, ids, CHUNK)]
 
 
 def as_weights(popularity, table):

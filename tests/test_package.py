@@ -62,7 +62,6 @@ def python(tmp_path_factory):
 
 USE = """
 import sys
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -96,7 +95,7 @@ np.save("vectors.npy", model.predict(every_id, verbose=0))
 assert memembed.sizing.qr_parameters(50, 8) == layers[3].count_params()
 tables = [keras.layers.Embedding(50, 4) for _ in range(4)]
 model = average([dot_product_model(*tables[:2]), dot_product_model(*tables[2:])])
-examples = SimpleNamespace(inputs={"user": every_id, "movie": every_id})
+examples = {"user": every_id, "movie": every_id}
 small = pack(compress(model, examples, max_bytes=300, num_blocks=1))
 assert sum(weight.nbytes for weight in small.get_weights()) <= 300
 """

@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from memembed.layers import MDEmbedding, QREmbedding
 from memembed.sizing import (
     alpha_power_dims,
+    block_bytes,
+    code_bytes,
+    low_bit_bytes,
     md_bytes,
     md_parameters,
     md_plan,
@@ -528,3 +531,26 @@ def test_md_plan_with_bad_arguments(changes, error, message):
     arguments = {"counts": [5, 4], "output_dim": 8, "max_parameters": 99, **changes}
     with pytest.raises(error, match=message):
         md_plan(**arguments)
+
+
+def test_block_bytes_by_hand():
+    assert block_bytes(1000, 1) == 0
+    # 4 chunks: 32 bytes for each bit of an id, 4 for where it begins; 28 bits empty.
+    assert block_bytes(1000, 2) == 4 * (32 + 4) + 3
+    assert block_bytes(1000, 5) == 4 * (3 * 32 + 4) + 3
+    assert block_bytes(256, 16) == 4 * 32 + 4
+    for bad in ((0, 2), (5, 0)):
+        with pytest.raises(ValueError, match="must be a positive integer"):
+            block_bytes(*bad)
+
+
+def test_low_bit_bytes_are_the_sum_of_their_parts():
+    bits, sizes = [[3, 0], [1, 1], [8, 2]], [5, 300, 7]
+    codes = sum(map(code_bytes, sizes, bits))
+    assert codes == 2 + 75 + 9
+    plain = low_bit_bytes(312, 4, bits, sizes)
+    assert plain == codes + 3 * 2 * (4 + 4)
+    stored = low_bit_bytes(312, 4, bits, sizes, store_blocks=True)
+    assert stored == plain + block_bytes(312, 3)
+    projected = low_bit_bytes(312, 4, bits, sizes, use_projection=True)
+    assert projected == plain + 2 * 4 * 4

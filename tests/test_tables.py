@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memembed import tables
-from memembed.tables import even_steps, low_rank, principal_axes
+from memembed.tables import even_steps, low_rank, principal_axes, weighted_triangle
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -223,13 +223,31 @@ def test_principal_axes_keep_the_products_and_part_with_nothing_else():
     rng = np.random.default_rng(0)
     users, movies = rng.normal(size=(30, 4)), rng.normal(size=(20, 4))
     movies[:, 3] = movies[:, 0]  # rank 4 still: the users' columns differ
-    turned = principal_axes(users, movies)
+    one, other = rng.pareto(1, 30) + 0.01, rng.pareto(1, 20) + 0.01
+    turn, back = principal_axes(
+        weighted_triangle(users, one), weighted_triangle(movies, other)
+    )
+    turned = users @ turn, movies @ back
     np.testing.assert_allclose(turned[0] @ turned[1].T, users @ movies.T, atol=1e-9)
-    strengths = np.linalg.svd(users @ movies.T, compute_uv=False)[:3]
-    for table in turned:
+    products = np.sqrt(one)[:, None] * (users @ movies.T) * np.sqrt(other)
+    strengths = np.linalg.svd(products, compute_uv=False)[:3]
+    for table, weights in zip(turned, (one, other), strict=True):
         np.testing.assert_allclose(
-            table.T @ table, np.diag(strengths), atol=1e-9 * strengths[0]
+            (weights[:, None] * table).T @ table,
+            np.diag(strengths),
+            atol=1e-9 * strengths[0],
         )
+
+
+def test_principal_axes_of_one_table_leave_it_as_it_is():
+    """Whatever says how much its errors count."""
+    table, counts = random_table(30, 4), random_table(4, 4, seed=1)
+    turn, back = principal_axes(weighted_triangle(table, np.ones(30)), counts)
+    np.testing.assert_allclose(table @ turn @ back.T, table, atol=1e-9)
+    # Errors in its columns count apart from each other, the first one most.
+    gram = back.T @ counts.T @ counts @ back
+    np.testing.assert_allclose(gram, np.diag(np.diag(gram)), atol=1e-9)
+    assert (np.diff(np.diag(gram)) < 0).all()
 
 
 def test_even_steps_is_near_the_best_uniform_quantiser():
@@ -260,12 +278,13 @@ def tried_one_after_another(values, weights, bits):
 
 @given(st.integers(1, 8), seeds)
 def test_even_steps_are_those_of_all_ranges_that_round_least(bits, seed):
-    table, weights = random_table(400, 2, seed), random_popularity((400, 2), seed)
+    table, weights = random_table(400, 2, seed), random_popularity(400, seed)
+    weights /= weights.max()
     offsets, scales, errors = even_steps(table, [[0], [bits]], weights)
-    for j, (values, weight) in enumerate(zip(table.T, weights.T, strict=True)):
+    for j, values in enumerate(table.T):
         found = errors[1, j], offsets[1, j], scales[1, j]
-        expected = tried_one_after_another(values, weight, bits)
+        expected = tried_one_after_another(values, weights, bits)
         np.testing.assert_allclose(found, expected, rtol=1e-9)
-        mean = np.average(values, weights=weight)
+        mean = np.average(values, weights=weights)
         found = errors[0, j], offsets[0, j]
-        np.testing.assert_allclose(found, (weight @ (values - mean) ** 2, mean))
+        np.testing.assert_allclose(found, (weights @ (values - mean) ** 2, mean))

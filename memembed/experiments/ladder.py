@@ -28,8 +28,7 @@ from memembed.training import (
 # Chosen on the validation part of the first split.
 FULL = Settings(3e-3, "cosine", epochs=8, batch_size=1024, l2=0.02, huber_delta=1.5)
 NARROW = replace(FULL, l2=0.005)
-ROUNDED = replace(FULL, learning_rate=2e-3, l2=0.01)
-FINE = replace(FULL, learning_rate=5e-4, epochs=4)
+ROUNDED = replace(FULL, learning_rate=1e-3, epochs=4, l2=0.01)
 
 LAST = "few bits of an average, a hundredth"
 KEY = ["name", "split_seed", "seed", "split"]
@@ -112,7 +111,12 @@ def few_bits(model, data, max_bytes, settings, seed=0):
         seed: seed of the order of the ratings.
     """
     return pack(
-        trained(lambda: compress(model, data.train, max_bytes), data, settings, seed)
+        trained(
+            lambda: compress(model, data.train.inputs, max_bytes, verbose=0),
+            data,
+            settings,
+            seed,
+        )
     )
 
 
@@ -143,19 +147,18 @@ def climb(data, seed, all_rungs=True):
         dimensions = trained(lambda: mixed(data, 6), data, NARROW, seed)
         yield rung("mixed dimensions", dimensions, NARROW)
         yield rung("mixed dimensions in int8", in_int8(dimensions))
-        untrained = pack(compress(best, data.train, hundredth))
+        untrained = pack(compress(best, data.train.inputs, hundredth, verbose=0))
         yield rung("few bits, not trained", untrained)
         small = few_bits(best, data, hundredth, ROUNDED, seed)
         yield rung("few bits", small, ROUNDED)
     mean = average([best, full(data, seed + 100)])  # a seed that no other climb has
-    budgets = [("few bits of an average, a thirtieth", second.bytes // 30, FINE)]
+    budgets = [("few bits of an average, a thirtieth", second.bytes // 30)]
     if all_rungs:
         name = "few bits of an average, a 120th"
-        budgets.append((name, first.bytes // 120, ROUNDED))
-    budgets.append((LAST, hundredth, ROUNDED))
-    for name, max_bytes, settings in budgets:
-        small = few_bits(mean, data, max_bytes, settings, seed)
-        yield rung(name, small, settings)
+        budgets.append((name, first.bytes // 120))
+    for name, max_bytes in [*budgets, (LAST, hundredth)]:
+        small = few_bits(mean, data, max_bytes, ROUNDED, seed)
+        yield rung(name, small, ROUNDED)
 
 
 def ladder(

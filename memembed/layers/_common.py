@@ -123,6 +123,8 @@ class CompressedEmbedding(keras.layers.Layer):
                 "first: jax.config.update('jax_enable_x64', True). "
                 f"Received: input_dim={self.input_dim}"
             )
+        for part in self.parts if not self.trainable else ():
+            part.trainable = False
         for table in self.tables:
             table.build()
         self.built = True

@@ -4,92 +4,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from memembed.layers._common import CompressedEmbedding, table_of
-from memembed.shapes import (
-    block_slices,
-    check_block_bits,
-    check_size,
-    low_bit_shapes,
-)
-from memembed.sizing import code_bytes
+from memembed.layers._common import table_of
+from memembed.layers.packed import BlockedEmbedding, PackedEmbedding, of_block
+from memembed.shapes import block_slices
 from memembed.tables import as_weights, check_table, even_steps
-
-
-class BlockedEmbedding(CompressedEmbedding):
-    """What the two layers share: blocks of ids, and the bits of their columns."""
-
-    def __init__(self, input_dim, output_dim, bits, block_sizes, **kwargs):
-        super().__init__(output_dim, **kwargs)
-        self.input_dim = check_size("input_dim", input_dim)
-        shapes = low_bit_shapes(self.input_dim, self.output_dim, block_sizes)
-        by_block = block_sizes is not None
-        bits = check_block_bits(bits, shapes, by_block)
-        sizes = [rows for rows, _ in shapes]
-        self.bits = bits if by_block else bits[0]
-        self.block_sizes = sizes if by_block else None
-        # An entry for each block. Tuples, because Torch's compiler knows no arrays.
-        self._sizes = tuple(sizes)
-        self._bits = tuple(map(tuple, bits))
-        self._tops = tuple(tuple(2**each - 1 for each in bits) for bits in self._bits)
-
-    def add_steps(self, offsets_initializer, scales_initializer, trainable):
-        """Make the offsets and scales, a row for each block."""
-        shape = (len(self._sizes), self.output_dim)
-        self.offsets = self.add_weight(
-            shape, offsets_initializer, trainable=trainable, name="offsets"
-        )
-        self.scales = self.add_weight(
-            shape, scales_initializer, trainable=trainable, name="scales"
-        )
-
-    def block_of(self, ids):
-        """Return the block of each id, or None if there is one for all."""
-        if len(self._sizes) == 1:
-            return None
-        starts = [ids.start for ids in block_slices(self._sizes)[1:]]
-        past = ops.expand_dims(ids, -1) >= ops.convert_to_tensor(starts, ids.dtype)
-        return ops.sum(ops.cast(past, "int32"), axis=-1)
-
-    def from_codes(self, codes, scales, block):
-        """Return the embeddings that have these codes."""
-        codes = ops.cast(codes, self.offsets.dtype)
-        embeddings = of_block(block, self.offsets) + of_block(block, scales) * codes
-        return ops.cast(embeddings, self.compute_dtype)
-
-    def _layout(self):
-        return np.array(
-            [[size, *bits] for size, bits in zip(self._sizes, self._bits, strict=True)]
-        )
-
-    def save_own_variables(self, store):
-        super().save_own_variables(store)
-        store["layout"] = self._layout()
-
-    def load_own_variables(self, store):
-        # Codes of other blocks or bits may have the same shape, and another meaning.
-        weights = {name: store[name] for name in store.keys()}  # noqa: SIM118
-        layout = weights.pop("layout", None)
-        if layout is None or not np.array_equal(layout, self._layout()):
-            raise ValueError(
-                f"The weights of layer {self.name!r} must have been saved by a layer "
-                f"with its blocks and bits, bits={self.bits}, block_sizes="
-                f"{self.block_sizes}. Received: size and bits of each block "
-                f"{None if layout is None else np.asarray(layout).tolist()}"
-            )
-        super().load_own_variables(weights)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "input_dim": self.input_dim,
-            "bits": self.bits,
-            "block_sizes": self.block_sizes,
-        }
-
-
-def of_block(block, values):
-    """Return the values, a row for each block, of the blocks of some ids."""
-    return values[0] if block is None else ops.take(values, block, axis=0)
 
 
 @keras.saving.register_keras_serializable(package="memembed")
@@ -98,37 +16,54 @@ class LowBitEmbedding(BlockedEmbedding):
 
     A number of column `j` is one of `2 ** bits[j]` values, evenly spaced::
 
-        embedding(i)[j] = offsets[j] + scales[j] * codes[i, j]
+        numbers(i)[j] = offsets[j] + scales[j] * codes[i, j]
 
-    With `block_sizes`, the ids are cut, in order, into blocks, and each block has bits,
-    offsets and scales of its own. With the ids in order of popularity, most popular
-    first, more bits go to the ids that are looked up most.
+    An embedding is these numbers, and zeros after them if there are fewer than
+    `output_dim`; with `use_projection`, it is `numbers(i) @ projection`.
+
+    With `block_sizes`, the ids are in blocks, and each block has bits, offsets and
+    scales of its own, so that more bits go to the ids that are looked up most. The ids
+    are cut into blocks in order, most popular first. With `store_blocks` they may be in
+    any order, and it is stored which block each of them is in.
 
     This layer is the one to be trained. It holds rows of floats, and rounds those that
     are looked up. Gradients pass through the rounding as if it were not there, which is
-    known as the straight-through estimator, and train the offsets and the scales too.
+    known as the straight-through estimator. With `train_steps`, the offsets and the
+    logarithms of the scales are trained too. Their gradients, sums over many numbers,
+    are divided by the root of the look-ups in a batch times the greatest code.
+
     `pack` returns the layer to be stored and served, a `PackedEmbedding`.
 
     Args:
         input_dim: size of the vocabulary.
         output_dim: length of an embedding.
-        bits: bits of a number, from 0 to 8: one for all columns, or one for each. With
-            blocks: one for all, or for each block one or one for each column. In a
-            column of no bits, all ids of a block have the same number.
-        block_sizes: how many ids each block holds, the first ids first. Default: one
-            block.
+        bits: bits of a number, from 0 to 8: one for all of `output_dim` columns, or one
+            for each column that is held, `output_dim` of them at most. With blocks: one
+            for all, or for each block an entry like that, all blocks with as many
+            columns. In a column of no bits, all ids of a block have the same number.
+        block_sizes: how many ids each block holds. Default: one block.
+        store_blocks: whether it is stored which block an id is in, a weight `blocks`
+            that is not trained. It begins in order, as if it were not stored; for
+            another, see `from_embedding`. There are 16 blocks at most then.
+        use_projection: whether a projection makes `output_dim` numbers of those that
+            are held. It begins with the first rows of the identity, and is trained.
+        train_steps: whether the offsets and the scales are trained. On sparse data,
+            where an id is looked up a few times, it may be better if they are not.
         embeddings_initializer: initializer of the rows of floats. The offsets and the
             scales begin with what covers them.
         embeddings_regularizer: regularizer of the rows of floats.
         embeddings_constraint: constraint of the rows of floats.
         mask_zero: whether id 0 is padding to be masked, as in
             `keras.layers.Embedding`.
-        **kwargs: arguments of `keras.layers.Layer`, such as `name` and `dtype`.
+        **kwargs: arguments of `keras.layers.Layer`, such as `name` and `dtype`. The
+            dtype is that of the rows of floats and of the output. What lies between is
+            computed in float32, and offsets, scales and projection are float32.
 
     Raises:
         TypeError: a size, or a number of bits, is not an integer.
         ValueError: a size is not positive, or `block_sizes` do not sum to `input_dim`,
-            or `bits` is not from 0 to 8, or not as above, or 0 for all of a block.
+            or are too many to be stored, or `bits` is not from 0 to 8, or not as above,
+            or 0 for all of a block.
 
     Input shape:
         Integers of any shape and dtype. Floats are truncated. JAX cuts 64-bit ids to 32
@@ -155,8 +90,11 @@ class LowBitEmbedding(BlockedEmbedding):
 
     References:
         Esser et al., Learned Step Size Quantization, 2019, arXiv:1902.08153, section 2,
-        on training the scale through the rounding.
+        on training the scale through the rounding, and 2.2, on its gradient.
     """
+
+    # Not that of the layer that trained the scales, not their logarithms.
+    layout_key = "layout_log_scales"
 
     def __init__(
         self,
@@ -168,6 +106,9 @@ class LowBitEmbedding(BlockedEmbedding):
         embeddings_regularizer=None,
         embeddings_constraint=None,
         mask_zero=False,
+        store_blocks=False,
+        use_projection=False,
+        train_steps=True,
         **kwargs,
     ):
         super().__init__(
@@ -175,17 +116,33 @@ class LowBitEmbedding(BlockedEmbedding):
             output_dim,
             bits,
             block_sizes,
+            store_blocks,
+            use_projection,
             embeddings_initializer=embeddings_initializer,
             embeddings_regularizer=embeddings_regularizer,
             embeddings_constraint=embeddings_constraint,
             mask_zero=mask_zero,
             **kwargs,
         )
-        self.tables = self.make_tables({"table": (self.input_dim, self.output_dim)})
+        self.train_steps = bool(train_steps)
+        self.tables = self.make_tables({"table": (self.input_dim, self._columns)})
+
+    def table_arguments(self, names):
+        for arguments in super().table_arguments(names):
+            # Were the rows cast to the output's dtype, they would be rounded twice.
+            yield {**arguments, "dtype": self.variable_dtype}
 
     @classmethod
     def from_embedding(
-        cls, embedding, bits=4, popularity=None, block_sizes=None, **kwargs
+        cls,
+        embedding,
+        bits=4,
+        popularity=None,
+        block_sizes=None,
+        output_dim=None,
+        projection=None,
+        blocks=None,
+        **kwargs,
     ):
         """Round a trained full table, with the offsets and scales that fit it best.
 
@@ -193,11 +150,17 @@ class LowBitEmbedding(BlockedEmbedding):
 
         Args:
             embedding: the table: a built `keras.layers.Embedding`, or an array of
-                shape `(input_dim, output_dim)`.
-            bits: as of the layer.
+                shape `(input_dim, columns)`, in float16, bfloat16 or any other dtype.
+            bits: as of the layer. If `columns` are fewer than `output_dim`, it must be
+                given for each column.
             popularity: how often each id occurs, in any unit. The errors of an id count
                 in proportion. Default: all ids alike.
-            block_sizes: as of the layer.
+            block_sizes: as of the layer. Not to be given with `blocks`.
+            output_dim: as of the layer. Default: that of `projection`, or `columns`.
+            projection: what the rows are multiplied by, an array of shape
+                `(columns, output_dim)`. It implies `use_projection`.
+            blocks: the block of each id, an array of integers from 0, which leaves none
+                out. It implies `store_blocks`.
             **kwargs: further arguments of the layer. `mask_zero` is by default that of
                 `embedding`.
 
@@ -207,7 +170,7 @@ class LowBitEmbedding(BlockedEmbedding):
         Raises:
             TypeError: as of the layer.
             ValueError: as of the layer, or the table is not finite, or `popularity` is
-                not a count for each id.
+                not a count for each id, or `projection` or `blocks` is not as above.
 
         Example:
             >>> import numpy as np
@@ -219,49 +182,94 @@ class LowBitEmbedding(BlockedEmbedding):
             [[-1.0, 10.0], [2.0, 40.0]]
         """
         table = check_table(table_of(embedding))
+        input_dim, columns = table.shape
+        if projection is not None:
+            projection = _check_projection(projection, columns, output_dim)
+            output_dim = projection.shape[1]
+            kwargs["use_projection"] = True
+        if blocks is not None:
+            blocks = _check_blocks(blocks, input_dim, block_sizes)
+            block_sizes = np.bincount(blocks)
+            kwargs["store_blocks"] = True
         kwargs.setdefault("mask_zero", getattr(embedding, "mask_zero", False))
-        layer = cls(*table.shape, bits, block_sizes, **kwargs)
+        output_dim = columns if output_dim is None else output_dim
+        layer = cls(input_dim, output_dim, bits, block_sizes, **kwargs)
+        if layer._columns != columns:
+            raise ValueError(
+                f"`bits` must be given for each of the {columns} columns of "
+                f"`embedding`. Received: bits={bits!r}, output_dim={output_dim!r}"
+            )
         layer.build()
         weights = as_weights(popularity, table)
+        members = block_slices(layer._sizes)
+        if layer._stored and blocks is not None:
+            layer.blocks.assign(blocks)
+            members = [np.flatnonzero(blocks == i) for i in range(len(block_sizes))]
         steps = [
             even_steps(table[ids], each, weights[ids])
-            for ids, each in zip(block_slices(layer._sizes), layer._bits, strict=True)
+            for ids, each in zip(members, layer._bits, strict=True)
         ]
         offsets, scales, _ = zip(*steps, strict=True)
-        layer.set_weights([np.stack(offsets), np.stack(scales), table])
+        layer.offsets.assign(np.stack(offsets))
+        layer.log_scales.assign(np.log(scales))
+        layer.tables[0].set_weights([table])
+        if projection is not None:
+            layer.projection.assign(projection)
         return layer
 
     def build(self, input_shape=None):
         super().build(input_shape)
+        shape = (len(self._sizes), self._columns)
 
-        def ends(dtype):
+        def ends():
             # Drawn again, which gives the same values, unless the initializer has a
             # SeedGenerator: the table cannot be read in a traced first call.
             table = self.tables[0].embeddings_initializer(
-                (self.input_dim, self.output_dim), dtype=dtype
+                (self.input_dim, self._columns), dtype=self.variable_dtype
             )
-            blocks = [table[ids] for ids in block_slices(self._sizes)]
+            blocks = [ops.cast(table[x], "float32") for x in block_slices(self._sizes)]
             return [
                 ops.stack([reduce(x, axis=0) for x in blocks])
                 for reduce in (ops.min, ops.max)
             ]
 
         def least(shape, dtype=None):
-            return ends(dtype)[0]
+            return ends()[0]
 
-        def step(shape, dtype=None):
-            low, high = ends(dtype)
+        def log_step(shape, dtype=None):
+            low, high = ends()
             steps = ops.maximum(ops.convert_to_tensor(self._tops, dtype), 1)
-            return ops.where(high > low, (high - low) / steps, 1)
+            # A little more, so that a compiler's last digit cannot cut off the highest.
+            return ops.log(ops.where(high > low, (high - low) / steps, 1)) + 2e-6
 
-        self.add_steps(least, step, trainable=True)
+        def in_order(shape, dtype=None):
+            blocks = np.repeat(np.arange(len(self._sizes)), self._sizes)
+            return ops.convert_to_tensor(blocks, dtype)
+
+        self.offsets = self.add_float32("offsets", shape, least, self.train_steps)
+        self.log_scales = self.add_float32(
+            "log_scales", shape, log_step, self.train_steps
+        )
+        self.add_projection(trainable=True)
+        if self._stored:
+            self.blocks = self.add_weight(
+                (self.input_dim,), in_order, "uint8", trainable=False, name="blocks"
+            )
 
     def look_up(self, ids):
-        block = self.block_of(ids)
-        rows = ops.cast(self.tables[0](ids), self.offsets.dtype)
-        steps = self._steps(rows, block)
+        block = self._block_of(ids)
+        offsets, log_scales = self.offsets, self.log_scales
+        if self.train_steps:
+            numbers = ops.cast(ops.maximum(ops.size(ids), 1), "float32")
+            levels = ops.maximum(ops.convert_to_tensor(self._tops, "float32"), 1)
+            factor = ops.rsqrt(numbers * levels)
+            offsets = _with_gradient(offsets, factor)
+            log_scales = _with_gradient(log_scales, factor)
+        offsets = of_block(block, offsets)
+        scales = of_block(block, _exp(log_scales))
+        steps = self._steps(self.tables[0](ids), offsets, scales, block)
         codes = steps + ops.stop_gradient(ops.round(steps) - steps)
-        return self.from_codes(codes, self._widths(), block)
+        return self.from_codes(codes, offsets, scales)
 
     def pack(self):
         """Return the layer that holds codes only, and gives the same embeddings.
@@ -270,7 +278,8 @@ class LowBitEmbedding(BlockedEmbedding):
             A `PackedEmbedding` of the same name, built, with weights.
 
         Raises:
-            ValueError: this layer has not been built, or Keras has quantised it.
+            ValueError: this layer has not been built, or Keras has quantised it, or
+                its codes would take more than 2**31 bytes.
         """
         (table,) = self.tables
         if not self.built or table.quantization_mode is not None:
@@ -279,145 +288,92 @@ class LowBitEmbedding(BlockedEmbedding):
                 f"Received: built={self.built}, "
                 f"quantization_mode={table.quantization_mode!r}"
             )
-        rows = ops.cast(table.embeddings, "float32")
-        codes = ops.round(self._steps(rows, self.block_of(np.arange(self.input_dim))))
-        codes = ops.convert_to_numpy(codes).astype("uint8")
         packed = PackedEmbedding(
             self.input_dim,
             self.output_dim,
             self.bits,
             self.block_sizes,
             mask_zero=self.mask_zero,
+            store_blocks=self.store_blocks,
+            use_projection=self.use_projection,
             name=self.name,
             dtype=self.dtype_policy,
         )
         packed.build()
-        packed.set_weights(
-            [
-                packed.side_by_side(codes),
-                # Copies: JAX deletes a variable's own array when training replaces it.
-                np.array(ops.convert_to_numpy(self.offsets)),
-                np.array(ops.convert_to_numpy(self._widths())),
-            ]
-        )
+        scales = _exp(self.log_scales)
+
+        def codes_of(ids):
+            block = self._block_of(np.arange(self.input_dim)[ids])
+            offset, scale = of_block(block, self.offsets), of_block(block, scales)
+            steps = self._steps(table.embeddings[ids], offset, scale, block)
+            return ops.convert_to_numpy(ops.round(steps))
+
+        if self._stored:
+            blocks = ops.convert_to_numpy(self.blocks)
+        else:
+            blocks = np.repeat(np.arange(len(self._sizes)), self._sizes)
+        packed.fill(codes_of, blocks)
+        # Copies: JAX deletes a variable's own array when training replaces it.
+        packed.offsets.assign(np.array(ops.convert_to_numpy(self.offsets)))
+        packed.scales.assign(np.array(ops.convert_to_numpy(scales)))
+        if self.use_projection:
+            packed.projection.assign(np.array(ops.convert_to_numpy(self.projection)))
         return packed
 
-    def _widths(self):
-        # Training may take a scale through zero, where no row could be divided by it.
-        least = ops.cast(keras.backend.epsilon(), self.scales.dtype)
-        return ops.maximum(ops.abs(self.scales), least)
+    def _block_of(self, ids):
+        if not self._stored:
+            return self.block_in_order(ids)
+        return ops.cast(ops.take(self.blocks, ids, axis=0), "int32")
 
-    def _steps(self, rows, block):
-        """Return how many steps rows are from the offsets, before rounding."""
-        steps = rows - of_block(block, self.offsets)
-        steps = steps / of_block(block, self._widths())
-        tops = ops.convert_to_tensor(self._tops, steps.dtype)
+    def _steps(self, rows, offsets, scales, block):
+        """Return how many steps rows are from their offsets, before rounding."""
+        steps = (ops.cast(rows, "float32") - offsets) / scales
+        tops = ops.convert_to_tensor(self._tops, "float32")
         return ops.clip(steps, 0, of_block(block, tops))
 
-
-@keras.saving.register_keras_serializable(package="memembed")
-class PackedEmbedding(BlockedEmbedding):
-    """Embedding that is stored in a few bits a number, and trained no more.
-
-    `LowBitEmbedding.pack` makes one that computes the same embeddings. Instead of rows
-    of floats it holds their codes, side by side without a gap: `sum(bits)` bits a row,
-    in uint8. Each column of each block has an offset and a scale in float32.
-    `memembed.sizing.low_bit_bytes` counts the bytes.
-
-    Args:
-        input_dim: size of the vocabulary.
-        output_dim: length of an embedding.
-        bits: as of `LowBitEmbedding`.
-        block_sizes: as of `LowBitEmbedding`.
-        mask_zero: whether id 0 is padding to be masked, as in
-            `keras.layers.Embedding`.
-        **kwargs: arguments of `keras.layers.Layer`, such as `name` and `dtype`.
-
-    Raises:
-        TypeError: as of `LowBitEmbedding`.
-        ValueError: as of `LowBitEmbedding`.
-
-    Input shape:
-        As of `LowBitEmbedding`.
-
-    Output shape:
-        As of `LowBitEmbedding`.
-
-    Example:
-        >>> import numpy as np
-        >>> from memembed.layers import LowBitEmbedding
-        >>> layer = LowBitEmbedding.from_embedding([[0.0], [3.0], [7.0]], bits=3)
-        >>> packed = layer.pack()
-        >>> [f"{byte:08b}" for byte in packed.get_weights()[0]]  # 111, 011, 000
-        ['11011000', '00000001']
-    """
-
-    def __init__(
-        self, input_dim, output_dim, bits=4, block_sizes=None, mask_zero=False, **kwargs
-    ):
-        super().__init__(
-            input_dim, output_dim, bits, block_sizes, mask_zero=mask_zero, **kwargs
-        )
-        self.tables = []
-        sizes = [
-            code_bytes(*each) for each in zip(self._sizes, self._bits, strict=True)
-        ]
-        self._num_bytes = sum(sizes)
-        # Of each block: its first id and byte, and a row's whole bytes and other bits.
-        self._places = tuple(
-            (ids.start, codes.start, *divmod(sum(bits), 8))
-            for ids, codes, bits in zip(
-                block_slices(self._sizes), block_slices(sizes), self._bits, strict=True
-            )
-        )
-        self._columns = tuple(
-            tuple(column.start for column in block_slices(bits)) for bits in self._bits
-        )
-
-    def build(self, input_shape=None):
-        super().build(input_shape)
-        self.codes = self.add_weight(
-            (self._num_bytes,), "zeros", "uint8", trainable=False, name="codes"
-        )
-        self.add_steps("zeros", "ones", trainable=False)
-
-    def look_up(self, ids):
-        block = self.block_of(ids)
-        places, columns, tops = (
-            of_block(block, ops.convert_to_tensor(values, ids.dtype))
-            for values in (self._places, self._columns, self._tops)
-        )
-        first_id, first_byte, whole, rest = ops.split(places, 4, axis=-1)
-        row = ops.expand_dims(ids, -1) - first_id
-        # Bytes and bits apart: the number of a bit might not fit in an int32.
-        bit = row * rest + columns
-        byte = first_byte + row * whole + bit // 8
-        # A code may go on in the next byte. After the last byte none does, and there a
-        # column of no bits may begin.
-        low, high = (
-            ops.take(self.codes, ops.minimum(index, self._num_bytes - 1), axis=0)
-            for index in (byte, byte + 1)
-        )
-        both = ops.cast(low, "int32") + 256 * ops.cast(high, "int32")
-        codes = ops.right_shift(both, ops.cast(bit % 8, "int32"))
-        codes = ops.bitwise_and(codes, ops.cast(tops, "int32"))
-        return self.from_codes(codes, self.scales, block)
-
-    def side_by_side(self, codes):
-        """Pack codes, a uint8 array of shape `(input_dim, output_dim)`, into bytes."""
-        packed = []
-        for ids, bits in zip(block_slices(self._sizes), self._bits, strict=True):
-            columns = [
-                codes[ids, j, None] >> np.arange(each, dtype="uint8") & 1
-                for j, each in enumerate(bits)
-            ]
-            columns = np.concatenate(columns, axis=1)
-            packed.append(np.packbits(columns, bitorder="little"))
-        return np.concatenate(packed)
-
     def get_config(self):
-        return {
-            name: value
-            for name, value in super().get_config().items()
-            if not name.startswith("embeddings_")
-        }
+        return {**super().get_config(), "train_steps": self.train_steps}
+
+
+def _with_gradient(weight, factor):
+    """Return a weight as it is, but its gradient is multiplied by a factor."""
+    part = weight * factor
+    return ops.stop_gradient(weight) + (part - ops.stop_gradient(part))
+
+
+def _exp(log_scales):
+    """Return the scales, never zero, because rows are divided by them.
+
+    Nor is the square of one, by which the derivative divides.
+    """
+    return ops.exp(ops.maximum(log_scales, -40.0))
+
+
+def _check_projection(projection, columns, output_dim):
+    array = np.asarray(projection)
+    width = array.shape[-1] if output_dim is None else output_dim
+    if array.shape != (columns, width) or not np.isfinite(array).all():
+        raise ValueError(
+            f"`projection` must be finite, of shape ({columns}, output_dim). "
+            f"Received: projection of shape {array.shape}, output_dim={output_dim!r}, "
+            f"finite: {bool(np.isfinite(array).all())}"
+        )
+    return array
+
+
+def _check_blocks(blocks, input_dim, block_sizes):
+    array = np.asarray(blocks)
+    if (
+        block_sizes is not None
+        or array.shape != (input_dim,)
+        or array.dtype.kind not in "iu"
+        or array.min() < 0
+        or array.max() >= input_dim
+        or not np.bincount(array).all()
+    ):
+        raise ValueError(
+            f"`blocks` must be the block of each of {input_dim} ids, integers from 0 "
+            "that leave none out, and be given without `block_sizes`. Received: "
+            f"blocks={array!r}, block_sizes={block_sizes!r}"
+        )
+    return array

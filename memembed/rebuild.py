@@ -1,0 +1,126 @@
+"""Keras models made again, with other layers in the place of some."""
+
+import tempfile
+
+import keras
+
+
+def rebuild(model, replace):
+    """Return a copy of a model in which some layers are replaced.
+
+    Nested models are gone through. A layer that is used more than once is replaced
+    once, and its replacement is used as often.
+
+    Args:
+        model: a functional or sequential `keras.Model`, built. It is left as it is.
+        replace: a function from a layer to the layer that takes its place, or to None,
+            for a copy of the layer with its weights.
+
+    Returns:
+        A new `keras.Model`, not compiled.
+
+    Raises:
+        ValueError: `model` is another kind of model, or not built, or has a layer that
+            cannot be made from its config.
+
+    Example:
+        >>> import keras
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+        >>> twin = rebuild(model, lambda layer: None)
+        >>> bool((twin.get_weights()[0] == model.get_weights()[0]).all())
+        True
+    """
+    check_model(model)
+    made, copies = {}, {}
+
+    def clone(layer):
+        if layer not in made:
+            made[layer] = replace(layer)
+            if made[layer] is None:
+                made[layer] = copies[layer] = _copy(layer)
+        return made[layer]
+
+    # A compiled model's clone is compiled too, which fails for a loss of one's own.
+    compiled = [each for each in _models_in(model) if each.compiled]
+    try:
+        for each in compiled:
+            each.compiled = False
+        twin = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    finally:
+        for each in compiled:
+            each.compiled = True
+    if not twin.built:
+        twin.build(model.input_shape)
+    for old, new in copies.items():
+        if isinstance(old, keras.Layer):
+            _copy_state(old, new)
+    return twin
+
+
+def check_model(model):
+    """Raise a ValueError if a model cannot be rebuilt."""
+    if not _has_graph(model) or not model.built:
+        raise ValueError(
+            "`model` must be a functional or sequential keras.Model, and built. In a "
+            "subclassed model, Keras does not know where a layer is used; build its "
+            f"parts as functional models. Received: {model!r}"
+        )
+
+
+def _has_graph(layer):
+    return isinstance(layer, keras.Sequential) or hasattr(layer, "operations")
+
+
+def _models_in(model):
+    """Return a model and all that are nested in it."""
+    nested = [layer for layer in model.layers if _has_graph(layer)]
+    return [model, *(each for layer in nested for each in _models_in(layer))]
+
+
+def _copy(layer):
+    """Return a layer with the config of `layer`, without weights yet."""
+    try:
+        config = layer.get_config()
+        if type(layer) is keras.layers.Lambda:
+            # In the config, a function has lost the names that it uses.
+            names = "function", "mask", "arguments"
+            config |= {name: getattr(layer, name) for name in names}
+            return keras.layers.Lambda(**config)
+        return type(layer).from_config(config)
+    except Exception as error:
+        raise ValueError(
+            "`model` must have layers that can be made from their config. Received: "
+            f"layer {layer.name!r}, a {type(layer).__name__}, which says: {error}"
+        ) from error
+
+
+def _copy_state(old, new):
+    """Copy the weights of a layer into its copy, and all else that it has learned."""
+    for before, after in zip(old.variables, new.variables, strict=True):
+        after.assign(before)
+    if hasattr(old, "adapt"):  # as Keras saves it: a vocabulary, and what follows
+        store = {}
+        old.save_own_variables(store)
+        new.load_own_variables(store)
+        if hasattr(old, "save_assets"):
+            with tempfile.TemporaryDirectory() as folder:
+                old.save_assets(folder)
+                new.load_assets(folder)
+
+
+def embeddings_in(model):
+    """Return the embedding layers of a model, those of nested models too.
+
+    Args:
+        model: a functional or sequential `keras.Model`.
+
+    Returns:
+        A list of layers with `input_dim` and `output_dim`, each once.
+    """
+    found = {}
+    for layer in model.layers:
+        if _has_graph(layer):
+            found |= {id(each): each for each in embeddings_in(layer)}
+        elif hasattr(layer, "input_dim") and hasattr(layer, "output_dim"):
+            found[id(layer)] = layer
+    return list(found.values())
