@@ -1,0 +1,223 @@
+"""Train a two-tower model, rank the whole catalogue, and see where errors lie."""
+
+import keras
+import numpy as np
+import pandas as pd
+from keras import ops
+
+from memembed.allocation import equal_shares
+from memembed.models import InBatchSoftmax, input_dims, penalize
+from memembed.shapes import check_size
+from memembed.training import TWO_TOWER
+
+
+def train_two_tower(model, data, settings=TWO_TOWER, **options):
+    """Train a two-tower model by `compile` and `fit`: every rating is a movie watched.
+
+    Args:
+        model: a model made by `memembed.models.two_tower_model`.
+        data: `memembed.data.RatingData`.
+        settings: `memembed.training.Settings`. With `"cosine"`, the learning rate falls
+            from step to step. `huber_delta` has no meaning here.
+        **options: further arguments of `keras.Model.fit`.
+
+    Returns:
+        The `keras.callbacks.History` of `fit`.
+
+    Example:
+        >>> import keras
+        >>> from memembed.data import prepare, synthetic_ratings
+        >>> from memembed.models import two_tower_model
+        >>> data = prepare(synthetic_ratings(50, 40, 1200))
+        >>> tables = keras.layers.Embedding(50, 4), keras.layers.Embedding(40, 4)
+        >>> model = two_tower_model(*tables)
+        >>> history = train_two_tower(model, data)
+        >>> recall_and_ndcg(model, data)["recall"] > 0
+        True
+    """
+    if settings.l2:
+        penalize(model, settings.l2)
+    rate = settings.learning_rate
+    if settings.schedule == "cosine":
+        steps = settings.epochs * -(-len(data.train) // settings.batch_size)
+        rate = keras.optimizers.schedules.CosineDecay(rate, steps)
+    model.compile(keras.optimizers.Adam(rate), InBatchSoftmax(), jit_compile=True)
+    share = data.movies.counts[data.train.movie] / len(data.train)
+    fit = {"batch_size": settings.batch_size, "epochs": settings.epochs, "verbose": 0}
+    return model.fit(data.train.inputs, share, **(fit | options))
+
+
+def recall_and_ndcg(scores, data, k=20, part="evaluation", chunk_size=1024):
+    """Rank all movies for each user, and measure the first `k`.
+
+    The movies that a user has in the training part are left out, and when the
+    evaluation part is ranked, those in the validation part too. Every rating counts as
+    a positive, whatever its value: the user watched the movie.
+
+    Recall is the share of a user's positives that is among the first `k`, or of `k` if
+    there are more. NDCG counts a hit at rank `r` as `1 / log2(r + 1)`, and divides by
+    the sum of the best order. Both are means over the users who have a positive.
+
+    Args:
+        scores: a model made by `memembed.models.two_tower_model`; or an array of
+            scores, of shape `(users, movies)`, or `(movies,)` if they are the same for
+            all users, such as `data.movies.counts` for popularity.
+        data: `memembed.data.RatingData`.
+        k: how many movies are recommended.
+        part: `"evaluation"` or `"validation"`: whose ratings are the positives.
+        chunk_size: how many users are ranked at once, so that memory is bounded.
+
+    Returns:
+        A dict of `"recall"` and `"ndcg"`.
+
+    Raises:
+        ValueError: `part` is another one or empty, `k` or `chunk_size` is not positive,
+            or `scores` has another shape, holds NaN, or is another model.
+
+    Example:
+        >>> from memembed.data import prepare, synthetic_ratings
+        >>> data = prepare(synthetic_ratings(50, 40, 1200))
+        >>> popular = recall_and_ndcg(data.movies.counts, data)
+        >>> opposite = recall_and_ndcg(-data.movies.counts, data)
+        >>> popular["ndcg"] > opposite["ndcg"]
+        True
+
+    References:
+        Liang et al., Variational Autoencoders for Collaborative Filtering, 2018,
+        arXiv:1802.05814, section 4.2.
+    """
+    if part not in ("evaluation", "validation"):
+        raise ValueError(
+            f"`part` must be 'evaluation' or 'validation'. Received: part={part!r}"
+        )
+    k = min(check_size("k", k), len(data.movies))
+    chunk_size = check_size("chunk_size", chunk_size)
+    positives = getattr(data, part)
+    users = np.unique(positives.user)
+    if not len(users):
+        raise ValueError(f"`part` must hold ratings. Received: part={part!r}, empty")
+    seen = [data.train] if part == "validation" else [data.train, data.validation]
+    score = _scorer(scores, (len(data.users), len(data.movies)))
+    discounts = 1 / np.log2(np.arange(2, k + 2))
+    best = np.cumsum(discounts)
+    recall = ndcg = 0
+    for start in range(0, len(users), chunk_size):
+        chunk = users[start : start + chunk_size]
+        left = score(chunk)
+        for examples in seen:
+            left[_where(examples, chunk)] = -np.inf
+        positive = np.zeros(left.shape, bool)
+        positive[_where(positives, chunk)] = True
+        first = np.argpartition(-left, k - 1, axis=1)[:, :k]
+        order = np.argsort(-np.take_along_axis(left, first, axis=1), axis=1)
+        first = np.take_along_axis(first, order, axis=1)
+        hits = np.take_along_axis(positive, first, axis=1)
+        possible = np.minimum(positive.sum(axis=1), k)
+        recall += np.sum(hits.sum(axis=1) / possible)
+        ndcg += np.sum(hits @ discounts / best[possible - 1])
+    return {"recall": float(recall / len(users)), "ndcg": float(ndcg / len(users))}
+
+
+def errors_by_popularity(model, examples, counts, by="movie", groups=5):
+    """Measure a rating model on popular movies or users, and on rarer ones.
+
+    The groups have about equal shares of the training ratings, so that there are many
+    more rows in the last.
+
+    Args:
+        model: a rating model.
+        examples: `memembed.data.Examples`.
+        counts: how often each row is trained on, most often first, such as
+            `data.movies.counts`, or `data.users.counts`.
+        by: `"movie"` or `"user"`: what `counts` counts.
+        groups: how many groups to make.
+
+    Returns:
+        A DataFrame with a row for each group, the most popular first. Its columns:
+        `rows`, how many movies or users there are, `counts`, how often they are trained
+        on, `ratings`, how many of `examples` are theirs, and `MSE` and `MAE`.
+
+    Raises:
+        ValueError: `by` is another one, `counts` rise or miss a row of `examples`, or
+            a group would be empty.
+
+    Example:
+        >>> from memembed.data import prepare, synthetic_ratings
+        >>> from memembed.models import bias_model
+        >>> data = prepare(synthetic_ratings(50, 40, 1200))
+        >>> model = bias_model(50, 40)
+        >>> errors = errors_by_popularity(model, data.evaluation, data.movies.counts)
+        >>> int(errors["ratings"].sum()) == len(data.evaluation)
+        True
+    """
+    if by not in ("movie", "user"):
+        raise ValueError(f"`by` must be 'movie' or 'user'. Received: by={by!r}")
+    counts = np.asarray(counts)
+    rows = examples.inputs[by]
+    if (np.diff(counts) > 0).any() or (len(rows) and rows.max() >= len(counts)):
+        raise ValueError(
+            f"`counts` must hold a count for each {by}, most popular first. "
+            f"Received: {len(counts)} counts"
+        )
+    sizes = equal_shares(counts, check_size("groups", groups))
+    if len(sizes) < groups:
+        raise ValueError(
+            f"`groups` must leave no group empty. Received: groups={groups}, of which "
+            f"{groups - len(sizes)} would be"
+        )
+    group_of = np.repeat(np.arange(groups), sizes)
+    predicted = ops.convert_to_numpy(model(examples.inputs, training=False))[:, 0]
+    errors = pd.Series(predicted.astype("float64") - examples.rating)
+    group = group_of[rows]
+    table = pd.DataFrame(
+        {"rows": sizes, "counts": np.bincount(group_of, counts).astype("int64")},
+        index=pd.RangeIndex(1, groups + 1, name=f"{by} group"),
+    )
+    table["ratings"] = np.bincount(group, minlength=groups)
+    for name, each in (("MSE", errors**2), ("MAE", errors.abs())):
+        table[name] = each.groupby(group).mean().reindex(range(groups)).to_numpy()
+    return table
+
+
+def _scorer(scores, shape):
+    """Return a function from rows of users to new arrays of all movies' scores."""
+    if isinstance(scores, keras.Model):
+        users, movies = map(_vectors, (scores, scores), ("user", "movie"), shape)
+        return lambda rows: users[rows] @ movies.T
+    scores = np.asarray(scores)
+    if scores.shape not in (shape, shape[1:]) or not np.isfinite(scores).all():
+        raise ValueError(
+            f"`scores` must be a model, or finite numbers of shape {shape} or "
+            f"{shape[1:]}. Received: shape {scores.shape}, {scores}"
+        )
+    everyone = np.broadcast_to(scores, shape)
+    return lambda rows: everyone[rows].astype("float64")
+
+
+def _vectors(model, side, size):
+    """Return what one of the two towers makes of all users, or of all movies."""
+    try:
+        vector = model.get_layer(f"{side}_vector").output
+        tower = keras.Model(model.input[side], vector)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            "`scores` must be made by `memembed.models.two_tower_model` if it is a "
+            f"model. Received: {model!r}"
+        ) from error
+    known = dict(input_dims(model)).get(side, size)
+    if known < size:
+        raise ValueError(
+            f"`scores` must be a model of all {size} rows of {side!r} in `data`. "
+            f"Received: a model of {known}"
+        )
+    vectors = ops.convert_to_numpy(tower(np.arange(size), training=False))
+    if not np.isfinite(vectors).all():
+        raise ValueError(f"`scores` must be a model of finite {side} vectors.")
+    return vectors
+
+
+def _where(examples, users):
+    """Return where the examples of some users lie in a table of these users' movies."""
+    row = np.searchsorted(users, examples.user).clip(max=len(users) - 1)
+    of_them = users[row] == examples.user
+    return row[of_them], examples.movie[of_them]
