@@ -1,5 +1,5 @@
 # The project's commands: `make` alone lists them.
-# Those that need packages install them first, once: into .venv, or to test the layers
+# Those that need packages install them first, once: into .venv, or to test the library
 # on JAX or Torch alone, into .venv-jax or .venv-torch.
 
 VENVS := .venv .venv-jax .venv-torch
@@ -46,19 +46,20 @@ test: $(INSTALLED) ## test the package, and run every chapter on stand-in data
 	$(STAND_IN) $(BIN)/python -m pytest -n $(WORKERS) $(COVERAGE) --nbmake \
 		chapters memembed tests
 
-test-backends: ## test the layers on TensorFlow, JAX and Torch; on one: make test-jax
+test-backends: ## test the library on TensorFlow, JAX and Torch; on one: make test-jax
 	@$(MAKE) --keep-going --no-print-directory test-tensorflow test-jax test-torch
 
+LIBRARY := allocation compression examples fine_tuning rebuild sensitivity sizing tables
 test-tensorflow: .venv/.installed
 test-jax: .venv-jax/.installed
 test-torch: .venv-torch/.installed
 # What JAX compiles here runs once or twice: optimising it takes longer than it saves.
 test-jax: export JAX_DISABLE_MOST_OPTIMIZATIONS := 1
 test-tensorflow test-jax test-torch:
-	@echo "The layers on $(@:test-%=%), in $(<D):"
+	@echo "The library on $(@:test-%=%), in $(<D):"
 	KERAS_BACKEND=$(@:test-%=%) $(<D)/bin/python -m pytest -n $(WORKERS) \
-		memembed/layers memembed/sizing.py \
-		tests/layers tests/test_sizing.py tests/test_package.py
+		memembed/layers $(LIBRARY:%=memembed/%.py) \
+		tests/layers tests/compression tests/test_sizing.py tests/test_package.py
 
 test-book: $(INSTALLED) ## check the pages that `make book` built
 	$(BIN)/python -m pytest -m book tests/book

@@ -1,15 +1,16 @@
 """Memory-efficient embeddings for recommender systems, in Keras.
 
-The library needs Keras and NumPy: `layers`, `shapes`, `sizing`, `tables`, `allocation`,
-`compression` and `models`. What the book's chapters share needs the extra `chapters`:
-`data`, `training` and `plotting`. `experiments` trains what takes too long for a
-chapter, and keeps the results.
+The library needs Keras and NumPy: `layers`, `shapes`, `sizing`, `tables`,
+`allocation`, `sensitivity`, `compression`, `fine_tuning` and `models`. What the book's
+chapters share needs the extra `chapters`: `data`, `training`, `ranking` and `plotting`.
+`experiments` trains what takes too long for a chapter, and keeps the results.
 
 Importing the package registers its layers with Keras, so that
 `keras.saving.load_model` finds them.
 """
 
 from memembed.compression import compress, pack
+from memembed.fine_tuning import compress_and_train, fine_tune
 from memembed.layers import (
     HashEmbedding,
     LowBitEmbedding,
@@ -26,5 +27,7 @@ __all__ = [
     "PackedEmbedding",
     "QREmbedding",
     "compress",
+    "compress_and_train",
+    "fine_tune",
     "pack",
 ]

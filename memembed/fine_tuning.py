@@ -1,0 +1,309 @@
+"""Train a compressed model, or another, with settings chosen on validation data."""
+
+import sys
+from dataclasses import dataclass
+from itertools import product
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from memembed.compression import compress, pack
+from memembed.examples import batches
+from memembed.models import LookupL2
+from memembed.rebuild import embeddings_in, rebuild
+
+FIRST_RATE = 1 / 3  # of the learning rate that the model was trained with
+MIN_PENALTY = 0.01  # of the loss on the validation data, before training
+FACTOR = 3  # between two rates, or two penalties, that are tried
+FIRST = (0, 2)  # where the search begins, see `_search`
+PLACES = set(product(range(-4, 5), range(9)))  # what it may try
+COMPILED = "loss_weights", "run_eagerly", "steps_per_execution", "jit_compile"
+PATIENCE = 2  # epochs without a lower loss, after which training stops
+MAX_COPIES = 3  # of the model that are kept, with what is compiled for them
+
+
+def compress_and_train(
+    model,
+    examples,
+    validation_data,
+    max_bytes,
+    score=None,
+    batch_size=1024,
+    epochs=5,
+    verbose="auto",
+):
+    """Compress a model, train it through the rounding, and pack it.
+
+    `compress` makes the model small, `fine_tune` gets back what was lost, and `pack`
+    leaves nothing but the codes. There is no setting to be found by hand. On the
+    validation data, the result is never worse than without training.
+
+    Args:
+        model: as of `compress`, and compiled. It is left as it is.
+        examples: as of `fine_tune`.
+        validation_data: as of `fine_tune`.
+        max_bytes: as of `compress`.
+        score: as of `fine_tune`.
+        batch_size: as of `fine_tune`.
+        epochs: as of `fine_tune`.
+        verbose: as of `fine_tune`.
+
+    Returns:
+        A packed model, in at most `max_bytes`.
+
+    Raises:
+        TypeError: as of `compress`.
+        ValueError: as of `compress` or `fine_tune`.
+
+    Example:
+        >>> import keras
+        >>> import numpy as np
+        >>> from memembed import compress_and_train
+        >>> x = np.arange(3000) % 200
+        >>> data, more = (x[:2000], x[:2000] / 200), (x[2000:], x[2000:] / 200)
+        >>> model = keras.Sequential(
+        ...     [keras.Input(()), keras.layers.Embedding(200, 8), keras.layers.Dense(1)]
+        ... )
+        >>> model.compile("adam", "mse")  # and train it
+        >>> small = compress_and_train(model, data, more, max_bytes=500, epochs=1)
+        >>> sum(weight.nbytes for weight in small.get_weights()) <= 500
+        True
+
+    References:
+        Esser et al., Learned Step Size Quantization, 2019, arXiv:1902.08153, on
+        training through the rounding; here the steps stay as they are.
+    """
+    _check(model, examples, validation_data)
+    small = compress(model, examples, max_bytes, batch_size=batch_size, verbose=verbose)
+    _compile(small, model)
+    options = {"score": score, "batch_size": batch_size, "epochs": epochs}
+    return pack(fine_tune(small, examples, validation_data, **options, verbose=verbose))
+
+
+def fine_tune(
+    model,
+    examples,
+    validation_data,
+    score=None,
+    batch_size=1024,
+    epochs=5,
+    verbose="auto",
+):
+    """Train a model further, with settings that are chosen on validation data.
+
+    The settings are a learning rate, which falls to 0 along half a cosine wave, and the
+    strength of a penalty on the squares of the embeddings that are looked up. The
+    search begins with a third of the rate that `model` is compiled with and a penalty
+    of 3% of the loss. It goes on to three times or a third of each, for as long as the
+    loss on the validation data falls. No penalty is tried too.
+
+    The loss is looked at after every epoch, and the model is kept that had the least
+    loss of all: the model as it was, if no training lowered it.
+
+    Args:
+        model: a functional or sequential `keras.Model` with embedding layers, compiled.
+            It is left as it is.
+        examples: training data with labels, as `fit` takes it: a tuple of inputs,
+            labels and perhaps sample weights, or a dataset.
+        validation_data: the same, of other examples.
+        score: what is to be least, a function of a model. Default: the loss on the
+            validation data.
+        batch_size: examples per step, if they are arrays.
+        epochs: how long each setting trains. It stops earlier if the loss has not
+            fallen for two epochs.
+        verbose: 1 to print what is tried, 0 to be silent. `"auto"`: to print if
+            standard output is a terminal.
+
+    Returns:
+        A new model, compiled as `model` is.
+
+    Raises:
+        TypeError: `examples` or `validation_data` can be gone through only once.
+        ValueError: `model` cannot be rebuilt, as in `compress`, or is not compiled, or
+            labels are missing.
+
+    Example:
+        >>> import keras
+        >>> import numpy as np
+        >>> from memembed import fine_tune
+        >>> x = np.arange(300) % 20
+        >>> model = keras.Sequential([keras.Input(()), keras.layers.Embedding(20, 1)])
+        >>> model.compile("adam", "mse")
+        >>> better = fine_tune(model, (x, x / 20), (x, x / 20), epochs=3)
+        >>> errors = [each.evaluate(x, x / 20, verbose=0) for each in (better, model)]
+        >>> errors[0] < errors[1]
+        True
+    """
+    _check(model, examples, validation_data)
+    show = sys.stdout.isatty() if verbose == "auto" else verbose
+    say = print if show else lambda text: None
+    trainer = _Trainer(model, examples, validation_data, score, batch_size, epochs)
+    say(f"{trainer.untrained}")
+    best = _search(trainer, say)
+    twin = rebuild(model, lambda layer: None)
+    twin.set_weights(best.weights)
+    return _compile(twin, model)
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a training came to: the weights, and their loss."""
+
+    loss: float
+    weights: list
+    rate: float = 0.0
+    l2: float = 0.0
+    epochs: int = 0
+
+    def __str__(self):
+        return (
+            f"learning rate {self.rate:.2g}, l2 {self.l2:.2g}: "
+            f"loss {self.loss:.4f} after {self.epochs} epochs"
+        )
+
+
+def _search(trainer, say):
+    """Train with one setting after another, and return the state of the least loss.
+
+    A place is a pair of whole numbers: how often the first rate is multiplied by
+    FACTOR; and 0 for no penalty, 1 for the least one, and so on.
+    """
+    losses, best = {}, trainer.untrained
+
+    def loss(place):
+        nonlocal best
+        if place not in losses:
+            power, level = place
+            l2 = trainer.penalty * FACTOR ** (level - 1) if level else 0.0
+            state = trainer.train(trainer.rate * FACTOR**power, l2)
+            say(f"{state}")
+            losses[place] = state.loss
+            best = min(best, state, key=lambda each: each.loss)
+        return losses[place]
+
+    before, place = None, FIRST
+    while place != before:
+        before, (power, level) = place, place
+        # Those with the same penalty first: another one is compiled anew.
+        steps = [(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)]
+        around = [(power + i, level + j) for i, j in steps]
+        place = min((each for each in around if each in PLACES), key=loss)
+    return best
+
+
+class _Trainer:
+    """Trains a model again and again, each time with settings of its own."""
+
+    def __init__(self, model, examples, validation_data, score, batch_size, epochs):
+        self.model, self.batch_size, self.epochs = model, batch_size, epochs
+        self.examples = examples if isinstance(examples, tuple) else (examples,)
+        self.score = score or (lambda each: loss_on(each, validation_data, batch_size))
+        self.copies = {}
+        copy = self._copy(1.0)
+        self.untrained = _State(self._score(copy), model.get_weights())
+        inputs, *_ = next(batches(validation_data, batch_size))
+        copy(inputs, training=False)
+        squares = float(ops.convert_to_numpy(sum(copy.losses)))
+        loss = loss_on(copy, validation_data, batch_size)
+        self.penalty = MIN_PENALTY * abs(loss) / (squares or 1)
+        self.rate = FIRST_RATE * _learning_rate(model.optimizer)
+
+    def train(self, rate, l2):
+        """Return the best state of a training."""
+        copy, best = self._copy(l2), None
+        copy.set_weights(self.untrained.weights)
+        fresh = _fresh(copy.optimizer)
+        fresh.build(copy.trainable_variables)
+        variables = zip(copy.optimizer.variables, fresh.variables, strict=True)
+        for variable, value in variables:
+            variable.assign(value)
+        for epoch in range(self.epochs):
+            wave = np.cos(np.pi * (epoch + 0.5) / self.epochs)
+            copy.optimizer.learning_rate = rate * (1 + wave) / 2
+            copy.fit(*self.examples, batch_size=self.batch_size, verbose=0)
+            loss = self._score(copy)
+            if best is None or loss < best.loss:
+                best = _State(loss, copy.get_weights(), rate, l2, epoch + 1)
+            elif epoch + 1 - best.epochs == PATIENCE:
+                break
+        return best
+
+    def _copy(self, l2):
+        """Return a copy that is compiled to be trained with a penalty."""
+        if l2 not in self.copies:
+            copy = rebuild(self.model, lambda layer: None)
+            for layer in embeddings_in(copy):
+                if l2:
+                    layer.activity_regularizer = LookupL2(l2)
+            if len(self.copies) == MAX_COPIES:
+                del self.copies[next(iter(self.copies))]
+            self.copies[l2] = _compile(copy, self.model)
+            copy.optimizer.build(copy.trainable_variables)
+        return self.copies[l2]
+
+    def _score(self, model):
+        loss = float(self.score(model))
+        return loss if np.isfinite(loss) else np.inf
+
+
+def loss_on(model, examples, batch_size):
+    """Return the mean loss of a compiled model, without penalties.
+
+    Args:
+        model: a compiled `keras.Model`.
+        examples: what `keras.Model.evaluate` takes.
+        batch_size: of arrays.
+    """
+    total = count = 0
+    for inputs, labels, weights in batches(examples, batch_size):
+        outputs = model(inputs, training=False)
+        loss = model.compute_loss(inputs, labels, outputs, weights, training=False)
+        loss -= sum(model.losses)
+        size = len(tree.flatten(inputs)[0])
+        total += size * float(ops.convert_to_numpy(loss))
+        count += size
+    return total / count
+
+
+def _check(model, examples, validation_data):
+    if not model.compiled:
+        raise ValueError(
+            "`model` must be compiled, so that its loss and its learning rate are "
+            f"known. Received: {model!r}, not compiled"
+        )
+    for name, data in (("examples", examples), ("validation_data", validation_data)):
+        _, labels, _ = next(batches(data, 1))
+        if labels is None and getattr(model, "loss", None) is not None:
+            raise ValueError(
+                f"`{name}` must hold labels: a tuple of inputs and labels, or a "
+                "dataset of such tuples. Received: inputs alone"
+            )
+
+
+def _learning_rate(optimizer):
+    """Return an optimizer's learning rate, at the first step if it changes."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of scaled losses
+    rate = optimizer.get_config()["learning_rate"]
+    if isinstance(rate, dict):
+        rate = keras.optimizers.schedules.deserialize(rate)(0)
+    return float(ops.convert_to_numpy(rate))
+
+
+def _fresh(optimizer):
+    """Return an optimizer like another, with a learning rate that can be set."""
+    config = optimizer.get_config()
+    if "inner_optimizer" in config:
+        inner = _fresh(optimizer.inner_optimizer)
+        config["inner_optimizer"] = keras.optimizers.serialize(inner)
+    else:
+        config["learning_rate"] = _learning_rate(optimizer)
+    return type(optimizer).from_config(config)
+
+
+def _compile(model, like):
+    """Compile a model as another is, with a new optimizer of its kind."""
+    config = like.get_compile_config()
+    options = {name: config[name] for name in COMPILED if name in config}
+    model.compile(_fresh(like.optimizer), like.loss, **options)
+    return model

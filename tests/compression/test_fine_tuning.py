@@ -1,0 +1,187 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from memembed import compress, compress_and_train, fine_tune, pack
+from memembed.compression import num_bytes
+from memembed.fine_tuning import loss_on
+from memembed.layers import LowBitEmbedding, PackedEmbedding
+
+BACKEND = keras.backend.backend()
+EAGER = BACKEND == "tensorflow"  # where it takes longer to compile than it saves
+IDS = 60
+
+
+def data(count, labels, seed):
+    x = np.random.default_rng(seed).integers(IDS, size=count).astype("int32")
+    return x, labels[x].astype("float32")[:, None]
+
+
+@pytest.fixture(scope="module")
+def labels():
+    return np.random.default_rng(0).normal(size=IDS)
+
+
+@pytest.fixture
+def examples(labels):
+    return data(400, labels, 1)
+
+
+@pytest.fixture
+def validation(labels):
+    return data(200, labels, 2)
+
+
+def made(labels, optimizer="sgd", noise=0.5, **kwargs):
+    """A model whose first column is near the labels."""
+    rng = np.random.default_rng(3)
+    table = layers.Embedding(IDS, 4, **kwargs)
+    model = keras.Sequential(
+        [keras.Input((), dtype="int32"), table, layers.Dense(1, use_bias=False)]
+    )
+    rows = rng.normal(size=(IDS, 4)) * noise
+    rows[:, 0] += labels
+    model.set_weights([rows, np.array([[1.0], [0.3], [0.2], [0.1]])])
+    model.compile(optimizer, "mse", run_eagerly=EAGER)
+    return model
+
+
+def schedule():
+    rate = keras.optimizers.schedules.ExponentialDecay(0.1, 100, 0.9)
+    return keras.optimizers.Adam(rate)
+
+
+# Nadam has a variable that does not begin with 0.
+@pytest.mark.parametrize("optimizer", [schedule, keras.optimizers.Nadam])
+def test_it_is_better_than_without_training(labels, examples, validation, optimizer):
+    model = made(labels, optimizer())
+    before = model.get_weights()
+    variables = [v.numpy() for v in model.optimizer.variables]
+    small = compress_and_train(model, examples, validation, 400, epochs=1)
+    assert num_bytes(small) <= 400
+    assert isinstance(small.layers[0], PackedEmbedding)
+    untrained = pack(compress(model, examples, 400))
+    losses = []
+    for each in (small, untrained):
+        each.compile("sgd", "mse")
+        losses.append(loss_on(each, validation, 1024))
+    assert losses[0] < losses[1]
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    for one, other in zip(variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(one, other.numpy())
+
+
+def test_it_is_never_worse_than_without_training(labels, validation):
+    """What is to be learned is the opposite of what is right."""
+    model = made(labels, noise=0.0)
+    model.compile(keras.optimizers.SGD(1.0), "mse", run_eagerly=EAGER)
+    wrong = data(400, -labels, 1)
+    small = compress_and_train(model, wrong, validation, 400, epochs=2)
+    untrained = pack(compress(model, wrong, 400))
+    for one, other in zip(small.get_weights(), untrained.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_score_of_ones_own(labels, examples, validation):
+    """The least is where no number is large, whatever the labels."""
+    asked = []
+
+    def score(model):
+        asked.append(model)
+        rows = model.layers[0].tables[0].get_weights()[0]
+        return float(np.mean(rows**2))
+
+    model = compress(made(labels), examples, 400)
+    model.compile(keras.optimizers.SGD(0.5), "mse", run_eagerly=EAGER)
+    tuned = fine_tune(model, examples, validation, score, epochs=2)
+    best = score(tuned)
+    assert best == min(score(each) for each in (tuned, model))
+    assert best < score(model)
+    assert isinstance(tuned.layers[0], LowBitEmbedding)
+    assert tuned.compiled
+    assert float(tuned.optimizer.learning_rate.numpy()) == pytest.approx(0.5)
+
+
+def test_a_score_that_is_not_finite_is_the_worst(labels, examples, validation):
+    model = compress(made(labels), examples, 400)
+    model.compile("sgd", "mse", run_eagerly=EAGER)
+    before, scores = model.get_weights(), iter([1.0])
+    tuned = fine_tune(
+        model, examples, validation, lambda each: next(scores, np.nan), epochs=1
+    )
+    for one, other in zip(before, tuned.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, examples):
+        super().__init__()
+        self.examples = examples
+
+    @property
+    def num_batches(self):
+        return len(self.examples[0]) // 100
+
+    def __getitem__(self, index):
+        return tuple(x[100 * index : 100 * (index + 1)] for x in self.examples)
+
+
+def test_datasets(labels, examples, validation):
+    forms = [Batches]
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        forms.append(lambda x: tf.data.Dataset.from_tensor_slices(x).batch(100))
+    for form in forms:
+        model = made(labels, keras.optimizers.SGD(0.5))
+        small = compress_and_train(
+            model, form(examples), form(validation), 400, epochs=1
+        )
+        assert num_bytes(small) <= 400
+
+
+def test_loss_on_is_what_evaluate_returns_without_penalties(labels, validation):
+    model = made(labels, activity_regularizer="l2")
+    x, y = validation
+    plain = np.mean((keras.ops.convert_to_numpy(model(x)) - y) ** 2)
+    assert loss_on(model, validation, 64) == pytest.approx(plain, rel=1e-5)
+    weights = np.arange(200.0)
+    errors = (keras.ops.convert_to_numpy(model(x)) - y)[:, 0] ** 2
+    model = made(labels)
+    model.compile("sgd", "mse", run_eagerly=EAGER)
+    expected = model.evaluate(x, y, sample_weight=weights, batch_size=200, verbose=0)
+    assert loss_on(model, (x, y, weights), 200) == pytest.approx(expected, rel=1e-5)
+    assert expected == pytest.approx(np.mean(errors * weights), rel=1e-5)
+
+
+def test_mixed_precision_and_a_table_of_zeros(labels, examples, validation):
+    """Whose optimizer scales the loss, and where there is nothing to penalise."""
+    model = made(labels, "adam", dtype="mixed_float16")
+    model.layers[0].set_weights([np.zeros((IDS, 4))])
+    ids = model.inputs[0]
+    model = keras.Model(ids, model.outputs[0])
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5))
+    model.compile(optimizer, "mse", run_eagerly=EAGER)
+    start = loss_on(model, validation, 1024)
+    tuned = fine_tune(model, examples, validation, epochs=1)
+    assert loss_on(tuned, validation, 1024) < start
+
+
+def test_what_is_refused(labels, examples, validation):
+    model = made(labels)
+    x, _ = examples
+    with pytest.raises(ValueError, match="`examples` must hold labels"):
+        compress_and_train(model, x, validation, 400)
+    with pytest.raises(ValueError, match="`validation_data` must hold labels"):
+        compress_and_train(model, examples, (x,), 400)
+    with pytest.raises(ValueError, match="`max_bytes` must be less than"):
+        compress_and_train(model, examples, validation, 10_000)
+    with pytest.raises(TypeError, match="`examples` must be arrays"):
+        fine_tune(model, iter([examples]), validation)
+    plain = keras.Sequential([keras.Input(()), layers.Embedding(IDS, 4)])
+    for refused in (compress_and_train, fine_tune):
+        options = [400] if refused is compress_and_train else []
+        with pytest.raises(ValueError, match=r"`model` must be compiled"):
+            refused(plain, examples, validation, *options)
