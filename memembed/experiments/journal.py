@@ -45,6 +45,10 @@ class Journal:
         rows = csv.DictReader(io.StringIO(found[:whole].decode("utf-8")))
         self._rows = {self._key_of(row): row for row in rows}
 
+    def __len__(self):
+        """Return how many rows there are."""
+        return len(self._rows)
+
     def __contains__(self, key):
         """Return whether there is a row with this key, a dict."""
         return self._key_of(key) in self._rows

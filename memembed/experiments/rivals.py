@@ -1,13 +1,13 @@
 """Rivals of few bits, each as large as a budget of bytes allows.
 
 A rival turns a budget into candidates: models to be trained with the same effort, of
-which the best on the validation part is kept. What is trained is then stored by
-`finish`. All weights of the stored model count, those of biases too.
+which the best on the validation part is kept. What is trained is then stored, see
+`stored_as`. All weights of the stored model count, those of biases too.
 """
 
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
 from typing import NamedTuple
@@ -36,10 +36,11 @@ SIDES = ("user", "movie")
 
 
 class Candidate(NamedTuple):
-    """A model that fits a budget: a name, and a function that builds it."""
+    """A model that fits a budget: its name, what builds it, and how it is stored."""
 
     name: str
     build: Callable
+    dtype: str = "float32"
 
 
 @keras.saving.register_keras_serializable(package="memembed")
@@ -171,7 +172,7 @@ class Rival:
     """Tables of one kind, trained from scratch.
 
     Attributes:
-        name: what it is called.
+        name: which kind of tables, for the names of candidates.
         layer: a function of the counts of all ids, the columns, and a size from 0 to 1,
             to an embedding layer. Further arguments are the layer's.
         columns: what to choose from, on the validation part.
@@ -197,7 +198,7 @@ class Rival:
             make: a function of a user and a movie embedding layer that returns a model,
                 such as those of `memembed.models`. If there are biases, it is called
                 with the argument `biases`, as of `dot_product_model`.
-            max_bytes: how many bytes the model may take that `finish` returns.
+            max_bytes: how many bytes the model may take as it is stored.
             biases: whether the model has biases.
 
         Returns:
@@ -231,7 +232,7 @@ class Rival:
                 if step >= 0:
                     size = step / STEPS
                     width = build(columns, bias, size).get_layer("user_embedding")
-                    name = f"{width.output_dim} columns"
+                    name = f"{self.name}, {width.output_dim} columns"
                     if biases:
                         how = {_full: "full", None: "no"}.get(bias, "small")
                         name += f", {how} biases"
@@ -239,13 +240,9 @@ class Rival:
                     def chosen(columns=columns, bias=bias, size=size):
                         return build(columns, bias, size)
 
-                    found.append(Candidate(name, chosen))
+                    found.append(Candidate(name, chosen, self.dtype))
                     break
         return found
-
-    def finish(self, model):
-        """Return a trained model as it is stored."""
-        return stored_as(model, self.dtype)
 
 
 def _full(counts, columns, size, **arguments):
@@ -286,12 +283,10 @@ class ProductQuantization:
     k-means with the popularity of the ids as weights, and biases have one too.
 
     Attributes:
-        name: what it is called.
         bits: of a code, to choose from.
         widths: of a part of an embedding, to choose from.
     """
 
-    name: str = "product quantisation"
     bits: tuple = (4, 8)
     widths: tuple = (1, 2, 4, 8, 16)
     from_scratch = False
@@ -367,10 +362,6 @@ class ProductQuantization:
                 found.append(Candidate(name, partial(build, *way, parts)))
         return found
 
-    def finish(self, model):
-        """Return a trained model as it is stored, which it is already."""
-        return model
-
 
 def _on_principal_axes(model, counts):
     """Return a model's tables, turned, and what turns each back in the next layer.
@@ -417,15 +408,18 @@ def _codebook(vectors, bits, weights):
 
 
 _add = _quotient_remainder("add")
-PLAIN = Rival("fewer columns", _plain, columns=(None,))
-RIVALS = (
-    PLAIN,
-    replace(PLAIN, name="fewer columns in int8", dtype="int8"),
-    replace(PLAIN, name="fewer columns in int4", dtype="int4"),
-    Rival("hashing", _hashed, bias=_hashed),
-    Rival("QR, multiply", _quotient_remainder("multiply"), bias=_add),
-    Rival("QR, add", _add, bias=_add),
-    Rival("mixed dimensions", _mixed),
-    Rival("mixed dimensions in int8", _mixed, dtype="int8"),
-    ProductQuantization(),
-)
+RIVALS = {  # several kinds: the one that does best on the validation part
+    "fewer columns": [Rival("float32", _plain, columns=(None,))],
+    "fewer columns in int8": [Rival("int8", _plain, columns=(None,), dtype="int8")],
+    "fewer columns in int4": [Rival("int4", _plain, columns=(None,), dtype="int4")],
+    "hashing": [Rival("hashing", _hashed, bias=_hashed)],
+    "quotient and remainder": [
+        Rival("multiply", _quotient_remainder("multiply"), bias=_add),
+        Rival("add", _add, bias=_add),
+    ],
+    "mixed dimensions": [
+        Rival("float32", _mixed),
+        Rival("int8", _mixed, dtype="int8"),
+    ],
+    "product quantisation": [ProductQuantization()],
+}

@@ -1,0 +1,376 @@
+"""The evidence of chapter 7: other data, other tasks, and rivals of the same size.
+
+`make study` measures all of it and keeps the rows in `results/evidence.csv`. It may be
+stopped at any time, and goes on from there.
+"""
+
+import time
+from dataclasses import asdict, fields, replace
+from functools import cache, lru_cache
+
+import keras
+from tqdm import tqdm
+
+from memembed.compression import average, compress, num_bytes, pack
+from memembed.data import load_ratings, prepare
+from memembed.experiments.journal import Journal, path_from_command_line
+from memembed.experiments.rivals import RIVALS, Candidate, stored_as
+from memembed.experiments.tasks import TASKS
+from memembed.fine_tuning import compress_and_train, fine_tune
+from memembed.models import bias_model, embeddings_of
+from memembed.tables import as_weights, principal_axes, turned, weighted_triangle
+from memembed.training import Settings, split_hash, versions
+
+KEY = [
+    *("task", "method", "size", "split_seed", "split", "seed", "detail"),
+    *(each.name for each in fields(Settings)),
+]
+MEASURES = ("mse", "mae", "recall", "ndcg")
+COLUMNS = [
+    *("task", "dataset", "method", "size", "split_seed", "split", "seed", "detail"),
+    *(each.name for each in fields(Settings)),
+    *("parameters", "bytes", "seconds"),
+    *(f"val_{measure}" for measure in MEASURES),
+    *MEASURES,
+    "versions",
+]
+SEEDS = range(5)  # for the bar of each task
+CURVE_SEEDS = range(2)  # for all sizes and rivals
+NUM_AVERAGED = 4
+PENALTIES = (0, 0.01, 0.05, 0.25, 1)  # a rival's, as shares of the full tables'
+FIRST_PENALTY = 0.05
+RATES = (1 / 3, 3)  # a rival's, beside that of the full tables
+
+
+class Study:
+    """All models of one task on one split of its ratings.
+
+    Args:
+        task: a `memembed.experiments.tasks.Task`.
+        data: `memembed.data.RatingData`.
+        split_seed: seed of the split.
+        journal: a `memembed.experiments.journal.Journal` with the columns `COLUMNS`.
+        settings: `Settings` of full tables. Default: those that do best on the
+            validation part.
+        progress: `tqdm`, or what takes its place.
+    """
+
+    def __init__(self, task, data, split_seed, journal, settings=None, progress=tqdm):
+        self.task, self.data, self.journal = task, data, journal
+        self.known = {"task": task.name, "dataset": data.dataset}
+        self.known |= {"split_seed": split_seed, "split": split_hash(data)}
+        self.full = lru_cache(NUM_AVERAGED)(self.full)
+        self.averaged = lru_cache(1)(self.averaged)
+        self.candidates = cache(self.candidates)  # hundreds of models of all sizes
+        self.settings = settings or min(
+            progress(task.choices, desc=f"{task.name}, settings"), key=self.loss_of
+        )
+
+    def full(self, seed, number=0):
+        """Return full tables, trained, the first of this seed or a further one."""
+        # No other study has the seeds of the further ones.
+        model = self.trained(self.plain, self.settings, seed + 100 * number)
+        return self.compiled(model)
+
+    def averaged(self, seed):
+        """Return the average of several full tables."""
+        models = [self.full(seed, number) for number in range(NUM_AVERAGED)]
+        return self.compiled(average(models))
+
+    def cut_back(self, seed):
+        """Return the average in as many columns as the full tables have."""
+        model = self.plain()
+        layers, wide = embeddings_of(model), embeddings_of(self.averaged(seed))
+        tables = {name: layer.get_weights()[0] for name, layer in wide.items()}
+        triangles = [
+            weighted_triangle(tables[side], as_weights(each.counts, tables[side]))
+            for side, each in (("user", self.data.users), ("movie", self.data.movies))
+        ]
+        axes = principal_axes(*triangles)
+        for side, turn in zip(("user", "movie"), axes, strict=True):
+            tables[side] = turned(tables[side], turn[:, : self.task.columns])
+        for name, layer in layers.items():
+            layer.set_weights([tables[name]])
+        return self.compiled(model)
+
+    def plain(self):
+        """Return full tables, untrained."""
+        return self.task.plain(self.data)
+
+    def trained(self, build, settings, seed):
+        """Build a model, train it from scratch, and return it."""
+        keras.utils.set_random_seed(seed)
+        model = build()
+        self.task.train(model, self.data, settings)
+        return model
+
+    def compiled(self, model, rate=None):
+        """Compile a model to be trained further, and return it."""
+        optimizer = keras.optimizers.Adam(rate or self.settings.learning_rate)
+        model.compile(optimizer, self.task.loss)
+        return model
+
+    def fine_tuned(self, model, seed):
+        """Train a compiled model further, as `compress_and_train` does."""
+        return fine_tune(model, **self.options(seed))
+
+    def options(self, seed):
+        """Return the arguments of `fine_tune`, apart from the model."""
+        keras.utils.set_random_seed(seed)
+        return {
+            "examples": self.task.arrays(self.data, "train"),
+            "validation_data": self.task.arrays(self.data, "validation"),
+            "score": self.task.validation_score(self.data),
+            "batch_size": self.settings.batch_size,
+            "verbose": 0,
+        }
+
+    def references(self, seed):
+        """Measure biases alone, full tables, and what the same effort makes of them."""
+        if self.task.biases:
+            self.biases_alone(seed)
+        self.row("full tables", lambda: self.full(seed), seed)
+        tuned = "full tables, fine-tuned"
+        self.row(tuned, lambda: self.fine_tuned(self.full(seed), seed), seed)
+        if self.task.averages:
+            self.row("average", lambda: self.averaged(seed), seed)
+            self.row(
+                "average, cut back and fine-tuned",
+                lambda: self.fine_tuned(self.cut_back(seed), seed),
+                seed,
+            )
+
+    def biases_alone(self, seed):
+        """Measure the floor: no embeddings at all."""
+
+        def build():
+            sizes = len(self.data.users), len(self.data.movies)
+            mean = float(self.data.train.rating.mean())
+            return bias_model(*sizes, mean_rating=mean)
+
+        best, settings = self.choose([Candidate("biases alone", build)], 1)
+        self.row(
+            "biases alone",
+            lambda: self.trained(best.build, settings, seed),
+            seed,
+            settings=settings,
+            detail=best.name,
+        )
+
+    def few_bits(self, size, seed):
+        """Measure few bits, not trained, trained, and of an average."""
+        limit = self.max_bytes(size)
+
+        def untrained():
+            options = {"batch_size": self.settings.batch_size, "verbose": 0}
+            inputs = self.data.train.inputs
+            return pack(compress(self.full(seed), inputs, limit, **options))
+
+        def made_of(start):
+            options = self.options(seed)
+            return compress_and_train(start(seed), max_bytes=limit, **options)
+
+        self.row("few bits, not trained", untrained, seed, size)
+        self.row("few bits", lambda: made_of(self.full), seed, size)
+        if self.task.averages:
+            name = "few bits of an average"
+            self.row(name, lambda: made_of(self.averaged), seed, size)
+
+    def rival(self, name, size, seed):
+        """Measure a rival, with the shape and settings chosen for it by the first seed.
+
+        Of the candidates that fit, that with the least loss on the validation part
+        after training is kept; then its penalty is raised or lowered for as long as
+        that helps; then two other rates are tried. What is found is trained further,
+        as few bits are.
+        """
+        limit = self.max_bytes(size)
+        candidates = self.candidates(name, limit, 0)
+        if not candidates:
+            return
+        if not RIVALS[name][0].from_scratch:
+            best = min(candidates, key=lambda each: self.candidate_loss(each, size))
+
+            def make():
+                found = self.candidates(name, limit, seed)
+                (same,) = (each for each in found if each.name == best.name)
+                return self.compiled(same.build())
+
+            settings = self.settings
+        else:
+            best, settings = self.choose(candidates, size)
+
+            def make():
+                model = self.trained(best.build, settings, seed)
+                return self.compiled(model, settings.learning_rate)
+
+        self.row(
+            name,
+            lambda: stored_as(self.fine_tuned(make(), seed), best.dtype),
+            seed,
+            size,
+            settings,
+            best.name,
+        )
+
+    def candidates(self, name, max_bytes, seed):
+        """Return the candidates of a rival, a list. The seed is of the full tables."""
+        return [
+            candidate
+            for kind in RIVALS[name]
+            for candidate in kind.candidates(
+                self.data,
+                lambda users, movies, **biases: self.task.build(
+                    users, movies, self.data, **biases
+                ),
+                max_bytes,
+                self.task.biases,
+                **({} if kind.from_scratch else {"trained": self.full(seed)}),
+            )
+        ]
+
+    def choose(self, candidates, size):
+        """Return the best candidate of those trained from scratch, and its settings."""
+
+        def loss(candidate, share, rate=1):
+            settings = replace(
+                self.settings,
+                l2=self.settings.l2 * share,
+                learning_rate=self.settings.learning_rate * rate,
+            )
+            return self.candidate_loss(candidate, size, settings), settings
+
+        best = min(candidates, key=lambda each: loss(each, FIRST_PENALTY)[0])
+        start = PENALTIES.index(FIRST_PENALTY)
+        tried = {start: loss(best, FIRST_PENALTY)}
+        for step in (-1, 1):
+            at = start
+            while 0 <= at + step < len(PENALTIES) and tried[at] == min(
+                tried.values(), key=lambda each: each[0]
+            ):
+                at += step
+                tried[at] = loss(best, PENALTIES[at])
+        at = min(tried, key=lambda each: tried[each][0])
+        rated = [loss(best, PENALTIES[at], rate) for rate in RATES]
+        return best, min([tried[at], *rated], key=lambda each: each[0])[1]
+
+    def candidate_loss(self, candidate, size, settings=None):
+        """Return the loss of a rival's candidate on the validation part.
+
+        With `settings`, it is trained from scratch by them.
+        """
+
+        def make():
+            if settings is None:
+                return candidate.build()
+            model = self.trained(candidate.build, settings, seed=0)
+            return stored_as(model, candidate.dtype)
+
+        return self.loss_of(settings or self.settings, make, size, candidate.name)
+
+    def loss_of(self, settings, make=None, size=1, detail="full tables"):
+        """Return a loss on the validation part, and measure it if it is not known.
+
+        Args:
+            settings: `Settings`.
+            make: a function without arguments that returns the trained model. Default:
+                full tables, trained by the settings.
+            size: times fewer bytes than the full tables take.
+            detail: what is measured.
+        """
+        make = make or (lambda: self.trained(self.plain, settings, seed=0))
+        row = self.row("choice", make, 0, size, settings, detail, evaluation=False)
+        measure, sign = self.task.score
+        return sign * float(row[f"val_{measure}"])
+
+    def max_bytes(self, size):
+        """Return the bytes of full tables, divided by a number."""
+        return num_bytes(self.plain()) // size
+
+    def row(
+        self, method, make, seed, size=1, settings=None, detail="", evaluation=True
+    ):
+        """Return the row of a model: the journal's, or a new one."""
+        key = self.known | {"method": method, "size": size, "seed": seed}
+        key |= {"detail": detail} | asdict(settings or self.settings)
+        if key not in self.journal:
+            start = time.perf_counter()
+            model = make()
+            seconds = round(time.perf_counter() - start, 1)
+            errors = {
+                f"val_{name}": value
+                for name, value in self.errors(model, "validation").items()
+            }
+            if evaluation:
+                errors |= self.errors(model, "evaluation")
+            row = dict.fromkeys(COLUMNS) | key | errors
+            row |= {"parameters": model.count_params(), "bytes": num_bytes(model)}
+            row |= {"seconds": seconds}
+            row |= {"versions": versions("memembed", "keras", "numpy")}
+            self.journal.append(row)
+        return self.journal[key]
+
+    def errors(self, model, part):
+        """Return the measures of a model on one part, a dict."""
+        return self.task.errors(model, self.data, part)
+
+
+def evidence(
+    journal,
+    tasks=TASKS,
+    seeds=SEEDS,
+    curve_seeds=CURVE_SEEDS,
+    rivals=tuple(RIVALS),
+    load=load_ratings,
+    progress=tqdm,
+):
+    """Measure what the journal does not have yet.
+
+    First the bar of each task, on all of its splits; then all sizes and rivals, on the
+    first split. All settings are chosen on the first split, by its validation part.
+
+    Args:
+        journal: `memembed.experiments.journal.Journal` with the columns `COLUMNS`.
+        tasks: `memembed.experiments.tasks.Task` objects.
+        seeds: seeds of the models for the bars.
+        curve_seeds: seeds of the models for all sizes.
+        rivals: names of rivals.
+        load: a function from the name of a dataset to its ratings.
+        progress: `tqdm`, or what takes its place.
+    """
+    studies = {}
+    for task in tasks:
+        ratings, settings = load(task.dataset), None
+        for split in task.splits:
+            data = prepare(ratings, seed=split)
+            study = Study(task, data, split, journal, settings, progress)
+            settings = study.settings
+            if split == task.splits[0]:
+                studies[task] = study
+            for seed in progress(seeds, desc=f"{task.name}, split {split}"):
+                study.references(seed)
+                study.few_bits(task.bar, seed)
+                forget()
+    for seed in curve_seeds:
+        for task, study in studies.items():
+            all_sizes = sorted({*task.sizes, task.bar}, reverse=True)
+            for size in progress(all_sizes, desc=f"{task.name}, seed {seed}"):
+                study.few_bits(size, seed)
+                for name in rivals:
+                    study.rival(name, size, seed)
+                    forget()
+
+
+def forget():
+    """Free what was compiled, which would fill the memory after hundreds of models."""
+    keras.utils.clear_session()
+
+
+def main():
+    """Run `python -m memembed.experiments.evidence`."""
+    path = path_from_command_line("evidence", evidence.__doc__.splitlines()[0])
+    evidence(Journal(path, COLUMNS, KEY))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""The tasks that few bits and their rivals are tried on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from memembed.models import (
+    InBatchSoftmax,
+    dot_product_model,
+    mlp_model,
+    two_tower_model,
+)
+from memembed.ranking import recall_and_ndcg, train_two_tower
+from memembed.training import Settings, evaluate, train
+
+RATES, PENALTIES = (1e-3, 3e-3), (0.005, 0.01, 0.02, 0.05, 0.1)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to predict from a user and a movie.
+
+    Attributes:
+        name: what it is called.
+        dataset: which ratings, see `memembed.data.load_ratings`.
+        build: a function from an embedding layer for users, one for movies, and the
+            data, to a model; with `biases` as of `dot_product_model`, if it has them.
+        columns: of the full tables.
+        choices: the `Settings` to choose from for a model that is trained from scratch.
+        train: a function of a model, the data and `Settings`, which trains the model.
+        labels: a function from the data and one part of it to the labels for `fit`.
+        loss: the loss for `fit`.
+        errors: a function from a model, the data and the name of a part to a dict of
+            the measures.
+        score: the measure that settings are chosen by, and 1 if it is to be least, or
+            -1 if it is to be largest.
+        bar: how many times fewer bytes few bits are to take at no loss.
+        sizes: how many times fewer bytes few bits and rivals are tried with.
+        splits: seeds of the splits.
+        biases: whether the model has biases.
+        averages: whether `memembed.compression.average` takes such models.
+    """
+
+    name: str
+    dataset: str
+    build: Callable
+    columns: int
+    choices: tuple
+    train: Callable
+    labels: Callable
+    loss: keras.losses.Loss
+    errors: Callable
+    score: tuple
+    bar: int
+    sizes: tuple = (4, 10, 20, 40, 100)
+    splits: tuple = (0,)
+    biases: bool = False
+    averages: bool = True
+
+    def plain(self, data, columns=None):
+        """Return a model of plain tables, untrained."""
+        columns = columns or self.columns
+        return self.build(
+            *(
+                keras.layers.Embedding(len(each), columns, name=f"{side}_embedding")
+                for side, each in (("user", data.users), ("movie", data.movies))
+            ),
+            data,
+        )
+
+    def arrays(self, data, part):
+        """Return a part of the data as `fit` takes it."""
+        examples = getattr(data, part)
+        return examples.inputs, self.labels(data, examples)
+
+    def validation_score(self, data):
+        """Return a function of a model: its measure on validation data, to be least."""
+        measure, sign = self.score
+        return lambda model: sign * self.errors(model, data, "validation")[measure]
+
+
+def _ratings(name, dataset, build, bar, columns=64, choices=None, **options):
+    choices = choices or tuple(
+        Settings(rate, "cosine", epochs=8, batch_size=1024, l2=l2, huber_delta=1.5)
+        for rate in RATES
+        for l2 in PENALTIES
+    )
+    return Task(
+        name,
+        dataset,
+        build,
+        columns,
+        choices,
+        train,
+        lambda data, examples: examples.rating,
+        keras.losses.Huber(1.5),
+        lambda model, data, part: evaluate(model, getattr(data, part)),
+        ("mse", 1),
+        bar,
+        **options,
+    )
+
+
+def _dot_product(users, movies, data, biases=True):
+    mean = float(np.mean(data.train.rating))
+    return dot_product_model(users, movies, biases, mean_rating=mean)
+
+
+def _mlp(users, movies, data):
+    return mlp_model(users, movies, mean_rating=float(np.mean(data.train.rating)))
+
+
+RATINGS = _ratings(
+    "ratings", "ml-1m", _dot_product, bar=40, splits=(0, 1, 2), biases=True
+)
+BOOKS = _ratings("ratings of books", "goodbooks", _dot_product, bar=30, biases=True)
+NETWORK = _ratings(
+    "ratings by a network",
+    "ml-1m",
+    _mlp,
+    bar=20,
+    sizes=(4, 10, 20),  # what is no table takes a fiftieth
+    columns=32,
+    averages=False,
+    choices=tuple(
+        Settings(1e-3, "cosine", epochs=6, batch_size=256, l2=l2, huber_delta=1.5)
+        for l2 in (0.1, 0.3, 1.0, 3.0)
+    ),
+)
+RANKING = Task(
+    "ranking",
+    "ml-1m",
+    lambda users, movies, data: two_tower_model(users, movies),
+    64,
+    tuple(
+        Settings(5e-3, "cosine", epochs=8, batch_size=512, l2=l2)
+        for l2 in (0.01, 0.03, 0.1)
+    ),
+    train_two_tower,
+    lambda data, examples: data.movies.counts[examples.movie] / len(data.train),
+    InBatchSoftmax(),
+    lambda model, data, part: recall_and_ndcg(model, data, part=part),
+    ("ndcg", -1),
+    bar=20,
+)
+TASKS = (RATINGS, BOOKS, RANKING, NETWORK)
