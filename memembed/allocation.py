@@ -163,13 +163,14 @@ def plan_bits(errors, rows, max_bytes):
     return bits, sum(error[range(len(each)), each].sum() for error, each in pairs)
 
 
-def allot(groups, max_bytes, progress=lambda numbers: None):
+def allot(groups, max_bytes, reserved=0, progress=lambda numbers: None):
     """Choose how each table is held, with how many columns, and the bits of its blocks.
 
     Args:
         groups: lists of choices. A choice is a dict from a name to a `Layout`; these
             tables keep the same number of columns.
-        max_bytes: how many bytes all tables may take.
+        max_bytes: how many bytes all may take.
+        reserved: how many of them are not for tables.
         progress: called for each block, with how many numbers it has.
 
     Returns:
@@ -177,14 +178,14 @@ def allot(groups, max_bytes, progress=lambda numbers: None):
         which has the bits of each column that is kept.
 
     Raises:
-        ValueError: `max_bytes` is less than one bit in each block takes.
+        ValueError: `max_bytes` is less than one bit for each id takes.
     """
     for choice in (choice for group in groups for choice in group):
         for layout in choice.values():
             layout.measure(progress)
 
     def plan(chosen):
-        errors, rows, left_out, left = [], [], 0, max_bytes
+        errors, rows, left_out, left = [], [], 0, max_bytes - reserved
         for choice, columns in chosen:
             for layout in choice.values():
                 left -= layout.overhead(columns)
@@ -212,11 +213,11 @@ def allot(groups, max_bytes, progress=lambda numbers: None):
 
     # One group after another gets what is best beside the others', until none changes.
     chosen = [min(options(group), key=least) for group in groups]
-    needed = sum(map(least, chosen))
+    needed = reserved + sum(map(least, chosen))
     if needed > max_bytes:
         raise ValueError(
-            f"`max_bytes` must leave the tables at least {needed} bytes, which one bit "
-            f"in each block takes. Received: max_bytes that leaves them {max_bytes}"
+            f"`max_bytes` must be at least {needed}: {reserved} for what is no "
+            f"embedding, and one bit for each id. Received: max_bytes={max_bytes}"
         )
     error, before = plan(chosen)[0], np.inf
     while error < before:

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from memembed.allocation import Layout, allot, equal_shares
-from memembed.examples import batches
+from memembed.examples import batches, count_batches
 from memembed.layers import LowBitEmbedding
 from memembed.models import embeddings_of
 from memembed.rebuild import check_model, embeddings_in, rebuild
@@ -58,7 +58,7 @@ def compress(model, examples, max_bytes, num_blocks=5, batch_size=1024, verbose=
         num_blocks: how many blocks the ids of each table are cut into, at most.
         batch_size: how many examples are passed through the model at a time, if they
             are arrays.
-        verbose: 1 for a bar of progress, 0 for none. `"auto"`: a bar if standard output
+        verbose: 1 for bars of progress, 0 for none. `"auto"`: bars if standard output
             is a terminal.
 
     Returns:
@@ -106,12 +106,9 @@ def compress(model, examples, max_bytes, num_blocks=5, batch_size=1024, verbose=
             f"`max_bytes` must be less than {size}, which `model` takes. "
             f"Received: max_bytes={max_bytes}"
         )
-    bar = keras.utils.Progbar(
-        None,
-        verbose=sys.stdout.isatty() if verbose == "auto" else verbose,
-        unit_name="number",
-    )
-    found, pairs = measure(model, layers, batches(examples, batch_size), bar.add)
+    show = sys.stdout.isatty() if verbose == "auto" else verbose
+    bar = _bar("Measuring slopes", count_batches(examples, batch_size), "batch", show)
+    found, pairs = measure(model, layers, batches(examples, batch_size), bar)
     # A turned table would not keep to a constraint.
     pairs = [each for each in pairs if not any(x.embeddings_constraint for x in each)]
     alone = [layer for layer in layers if not any(layer in pair for pair in pairs)]
@@ -120,9 +117,19 @@ def compress(model, examples, max_bytes, num_blocks=5, batch_size=1024, verbose=
         _alone(layer, tables[layer], found[layer], num_blocks) for layer in alone
     ]
     others = size - sum(map(num_bytes, layers))
-    plan = allot(groups, max_bytes - others, bar.add)
+    layouts = [way for group in groups for ways in group for way in ways.values()]
+    bar = _bar("Choosing bits", sum(x.table.size for x in layouts), "number", show)
+    plan = allot(groups, max_bytes, others, bar)
     places = {layer: _low_bit(layer, *plan[layer]) for layer in layers}
     return rebuild(model, places.get)
+
+
+def _bar(title, target, unit, show):
+    """Return a function that moves a bar of progress on."""
+    if show:
+        print(title)
+    bar = keras.utils.Progbar(target, verbose=int(bool(show)), unit_name=unit)
+    return bar.add
 
 
 def num_bytes(model):

@@ -43,6 +43,27 @@ def batches(examples, batch_size):
         raise ValueError("`examples` must not be empty. Received: none")
 
 
+def count_batches(examples, batch_size):
+    """Return how many batches there will be, or None if that is not known.
+
+    Args:
+        examples: as of `batches`.
+        batch_size: as of `batches`.
+
+    Example:
+        >>> count_batches({"user": np.arange(5), "movie": np.arange(5)}, 3)
+        2
+    """
+    if isinstance(examples, keras.utils.PyDataset):
+        return examples.num_batches
+    if isinstance(examples, (tuple, list, dict)) or hasattr(examples, "__array__"):
+        lengths = [len(x) for x in tree.flatten(examples) if np.ndim(x)]
+        return -(-lengths[0] // batch_size) if lengths else None
+    if hasattr(examples, "cardinality"):  # of tf.data: negative if it is not known
+        return max(int(examples.cardinality()), 0) or None
+    return len(examples) if hasattr(examples, "__len__") else None
+
+
 def _parts(examples, batch_size):
     if isinstance(examples, keras.utils.PyDataset):
         if examples.num_batches is None:

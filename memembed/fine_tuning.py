@@ -157,6 +157,8 @@ class _State:
     epochs: int = 0
 
     def __str__(self):
+        if not self.epochs:
+            return f"not trained: loss {self.loss:.4f}"
         return (
             f"learning rate {self.rate:.2g}, l2 {self.l2:.2g}: "
             f"loss {self.loss:.4f} after {self.epochs} epochs"

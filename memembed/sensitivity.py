@@ -44,7 +44,7 @@ def measure(model, layers, batches, progress=lambda count: None):
         model: a functional or sequential `keras.Model`. It is left as it is.
         layers: its embedding layers.
         batches: tuples that begin with the inputs, see `memembed.examples.batches`.
-        progress: called after each batch with the number of its look-ups.
+        progress: called after each batch, with 1.
 
     Returns:
         A dict from a layer to its `Sensitivity`, and a list of pairs of layers whose
@@ -73,7 +73,7 @@ def measure(model, layers, batches, progress=lambda count: None):
             squares = np.einsum("ij,ij->i", slopes, slopes)
             found[layer].weights += np.bincount(ids, squares, layer.input_dim)
             found[layer].gram += slopes.T @ slopes
-        progress(sum(len(ids) for ids, _ in look_ups.values()))
+        progress(1)
     for layer, sensitivity in found.items():
         if not np.isfinite(sensitivity.gram).all() or not sensitivity.gram.any():
             raise ValueError(

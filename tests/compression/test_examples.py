@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from memembed import compress
-from memembed.examples import batches
+from memembed.examples import batches, count_batches
 
 BACKEND = keras.backend.backend()
 
@@ -90,3 +90,20 @@ def test_examples_that_the_model_does_not_take(examples, error, message):
     with pytest.raises(error, match=message):
         compress(model, examples, 200)
     np.testing.assert_array_equal(model.get_weights()[0], before)
+
+
+def test_batches_are_counted():
+    x = np.arange(10)
+    for examples in (x, (x, x), {"a": [x], "b": x}):
+        assert count_batches(examples, 4) == sum(1 for _ in batches(examples, 4)) == 3
+    for unknown in (None, 7, [], Endless()):
+        assert count_batches(unknown, 4) is None
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.data")
+def test_batches_of_a_dataset_are_counted():
+    import tensorflow as tf
+
+    known = tf.data.Dataset.from_tensor_slices(np.arange(10)).batch(3)
+    unknown = known.filter(lambda batch: batch[0] > 0)
+    assert [count_batches(x, 7) for x in (known, unknown)] == [4, None]
