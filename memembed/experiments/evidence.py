@@ -1,4 +1,4 @@
-"""The evidence of chapter 7: other data, other tasks, and rivals of the same size.
+"""The evidence: other data, other tasks, and rivals of the same size.
 
 `make study` measures all of it and keeps the rows in `results/evidence.csv`. It may be
 stopped at any time, and goes on from there.
@@ -7,6 +7,7 @@ stopped at any time, and goes on from there.
 import time
 from dataclasses import asdict, fields, replace
 from functools import cache, lru_cache
+from itertools import product
 
 import keras
 from tqdm import tqdm
@@ -39,7 +40,7 @@ CURVE_SEEDS = range(2)  # for all sizes and rivals
 NUM_AVERAGED = 4
 PENALTIES = (0, 0.01, 0.05, 0.25, 1)  # a rival's, as shares of the full tables'
 FIRST_PENALTY = 0.05
-RATES = (1 / 3, 3)  # a rival's, beside that of the full tables
+RATES = (1 / 3, 3)  # of the first learning rate, for full tables and for rivals
 
 
 class Study:
@@ -50,21 +51,45 @@ class Study:
         data: `memembed.data.RatingData`.
         split_seed: seed of the split.
         journal: a `memembed.experiments.journal.Journal` with the columns `COLUMNS`.
-        settings: `Settings` of full tables. Default: those that do best on the
+        like: a study whose settings to take. Default: settings that do best on the
             validation part.
         progress: `tqdm`, or what takes its place.
     """
 
-    def __init__(self, task, data, split_seed, journal, settings=None, progress=tqdm):
+    def __init__(self, task, data, split_seed, journal, like=None, progress=tqdm):
         self.task, self.data, self.journal = task, data, journal
         self.known = {"task": task.name, "dataset": data.dataset}
         self.known |= {"split_seed": split_seed, "split": split_hash(data)}
         self.full = lru_cache(NUM_AVERAGED)(self.full)
         self.averaged = lru_cache(1)(self.averaged)
         self.candidates = cache(self.candidates)  # hundreds of models of all sizes
-        self.settings = settings or min(
-            progress(task.choices, desc=f"{task.name}, settings"), key=self.loss_of
-        )
+        if like is None:
+            self.build, self.settings = self.choose_full(progress)
+        else:
+            self.build, self.settings = like.build, like.settings
+
+    def choose_full(self, progress):
+        """Return which model of full tables is the best, and its settings."""
+
+        def loss(build, settings):
+            def make():
+                plain = self.task.plain
+                return self.trained(lambda: plain(self.data, build), settings, seed=0)
+
+            return self.loss_of(settings, make, 1, build), settings
+
+        grid = list(product(self.task.builds, self.task.penalties))
+        tried = {
+            (build, l2): loss(build, replace(self.task.settings, l2=l2))
+            for build, l2 in progress(grid, desc=f"{self.task.name}, settings")
+        }
+        build, l2 = min(tried, key=lambda each: tried[each][0])
+        rate = self.task.settings.learning_rate
+        rated = [
+            loss(build, replace(self.task.settings, l2=l2, learning_rate=rate * factor))
+            for factor in RATES
+        ]
+        return build, min([tried[build, l2], *rated], key=lambda each: each[0])[1]
 
     def full(self, seed, number=0):
         """Return full tables, trained, the first of this seed or a further one."""
@@ -95,7 +120,7 @@ class Study:
 
     def plain(self):
         """Return full tables, untrained."""
-        return self.task.plain(self.data)
+        return self.task.plain(self.data, self.build)
 
     def trained(self, build, settings, seed):
         """Build a model, train it from scratch, and return it."""
@@ -129,7 +154,7 @@ class Study:
         """Measure biases alone, full tables, and what the same effort makes of them."""
         if self.task.biases:
             self.biases_alone(seed)
-        self.row("full tables", lambda: self.full(seed), seed)
+        self.row("full tables", lambda: self.full(seed), seed, detail=self.build)
         tuned = "full tables, fine-tuned"
         self.row(tuned, lambda: self.fine_tuned(self.full(seed), seed), seed)
         if self.task.averages:
@@ -145,8 +170,7 @@ class Study:
 
         def build():
             sizes = len(self.data.users), len(self.data.movies)
-            mean = float(self.data.train.rating.mean())
-            return bias_model(*sizes, mean_rating=mean)
+            return bias_model(*sizes, mean_rating=float(self.data.train.rating.mean()))
 
         best, settings = self.choose([Candidate("biases alone", build)], 1)
         self.row(
@@ -220,7 +244,7 @@ class Study:
             for kind in RIVALS[name]
             for candidate in kind.candidates(
                 self.data,
-                lambda users, movies, **biases: self.task.build(
+                lambda users, movies, **biases: self.task.builds[self.build](
                     users, movies, self.data, **biases
                 ),
                 max_bytes,
@@ -268,17 +292,15 @@ class Study:
 
         return self.loss_of(settings or self.settings, make, size, candidate.name)
 
-    def loss_of(self, settings, make=None, size=1, detail="full tables"):
+    def loss_of(self, settings, make, size, detail):
         """Return a loss on the validation part, and measure it if it is not known.
 
         Args:
             settings: `Settings`.
-            make: a function without arguments that returns the trained model. Default:
-                full tables, trained by the settings.
+            make: a function without arguments that returns the trained model.
             size: times fewer bytes than the full tables take.
             detail: what is measured.
         """
-        make = make or (lambda: self.trained(self.plain, settings, seed=0))
         row = self.row("choice", make, 0, size, settings, detail, evaluation=False)
         measure, sign = self.task.score
         return sign * float(row[f"val_{measure}"])
@@ -340,13 +362,12 @@ def evidence(
     """
     studies = {}
     for task in tasks:
-        ratings, settings = load(task.dataset), None
+        ratings = load(task.dataset)
         for split in task.splits:
             data = prepare(ratings, seed=split)
-            study = Study(task, data, split, journal, settings, progress)
-            settings = study.settings
-            if split == task.splits[0]:
-                studies[task] = study
+            first = studies.get(task)
+            study = Study(task, data, split, journal, first, progress)
+            studies.setdefault(task, study)
             for seed in progress(seeds, desc=f"{task.name}, split {split}"):
                 study.references(seed)
                 study.few_bits(task.bar, seed)

@@ -15,20 +15,21 @@ from memembed.models import (
 from memembed.ranking import recall_and_ndcg, train_two_tower
 from memembed.training import Settings, evaluate, train
 
-RATES, PENALTIES = (1e-3, 3e-3), (0.005, 0.01, 0.02, 0.05, 0.1)
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """Something to predict from a user and a movie.
 
     Attributes:
         name: what it is called.
         dataset: which ratings, see `memembed.data.load_ratings`.
-        build: a function from an embedding layer for users, one for movies, and the
-            data, to a model; with `biases` as of `dot_product_model`, if it has them.
+        builds: a dict from a name to a function from an embedding layer for users, one
+            for movies, and the data, to a model; with `biases` as of
+            `dot_product_model`, if it has them. They are what to choose from.
         columns: of the full tables.
-        choices: the `Settings` to choose from for a model that is trained from scratch.
+        settings: `Settings` for a model that is trained from scratch. The penalty and
+            the learning rate are chosen.
+        penalties: what to choose the penalty from.
         train: a function of a model, the data and `Settings`, which trains the model.
         labels: a function from the data and one part of it to the labels for `fit`.
         loss: the loss for `fit`.
@@ -45,9 +46,10 @@ class Task:
 
     name: str
     dataset: str
-    build: Callable
+    builds: dict
     columns: int
-    choices: tuple
+    settings: Settings
+    penalties: tuple
     train: Callable
     labels: Callable
     loss: keras.losses.Loss
@@ -59,16 +61,13 @@ class Task:
     biases: bool = False
     averages: bool = True
 
-    def plain(self, data, columns=None):
-        """Return a model of plain tables, untrained."""
-        columns = columns or self.columns
-        return self.build(
-            *(
-                keras.layers.Embedding(len(each), columns, name=f"{side}_embedding")
-                for side, each in (("user", data.users), ("movie", data.movies))
-            ),
-            data,
+    def plain(self, data, build):
+        """Return a model of full tables, untrained, made by one of `builds`."""
+        tables = (
+            keras.layers.Embedding(len(each), self.columns, name=f"{side}_embedding")
+            for side, each in (("user", data.users), ("movie", data.movies))
         )
+        return self.builds[build](*tables, data)
 
     def arrays(self, data, part):
         """Return a part of the data as `fit` takes it."""
@@ -81,63 +80,70 @@ class Task:
         return lambda model: sign * self.errors(model, data, "validation")[measure]
 
 
-def _ratings(name, dataset, build, bar, columns=64, choices=None, **options):
-    choices = choices or tuple(
-        Settings(rate, "cosine", epochs=8, batch_size=1024, l2=l2, huber_delta=1.5)
-        for rate in RATES
-        for l2 in PENALTIES
-    )
+def _ratings(name, dataset, builds, columns, settings, penalties, **options):
     return Task(
         name,
         dataset,
-        build,
+        builds,
         columns,
-        choices,
+        settings,
+        penalties,
         train,
         lambda data, examples: examples.rating,
         keras.losses.Huber(1.5),
         lambda model, data, part: evaluate(model, getattr(data, part)),
         ("mse", 1),
-        bar,
         **options,
     )
 
 
-def _dot_product(users, movies, data, biases=True):
-    mean = float(np.mean(data.train.rating))
-    return dot_product_model(users, movies, biases, mean_rating=mean)
+def _mean(data):
+    return float(np.mean(data.train.rating))
 
 
-def _mlp(users, movies, data):
-    return mlp_model(users, movies, mean_rating=float(np.mean(data.train.rating)))
+def _dot_products(name, dataset, **options):
+    def without(users, movies, data, biases=True):
+        return dot_product_model(users, movies, biases)
+
+    def with_constant(users, movies, data, biases=True):
+        return dot_product_model(users, movies, biases, mean_rating=_mean(data))
+
+    return _ratings(
+        name,
+        dataset,
+        {"no constant": without, "a constant": with_constant},
+        64,
+        Settings(3e-3, "cosine", epochs=8, batch_size=1024, huber_delta=1.5),
+        (0.005, 0.01, 0.02, 0.05, 0.1),
+        biases=True,
+        **options,
+    )
 
 
-RATINGS = _ratings(
-    "ratings", "ml-1m", _dot_product, bar=40, splits=(0, 1, 2), biases=True
-)
-BOOKS = _ratings("ratings of books", "goodbooks", _dot_product, bar=30, biases=True)
+RATINGS = _dot_products("ratings", "ml-1m", bar=40, splits=(0, 1, 2))
+BOOKS = _dot_products("ratings of books", "goodbooks", bar=30)
 NETWORK = _ratings(
     "ratings by a network",
     "ml-1m",
-    _mlp,
+    {
+        "a constant": lambda users, movies, data: mlp_model(
+            users, movies, mean_rating=_mean(data)
+        )
+    },
+    32,
+    Settings(1e-3, "cosine", epochs=6, batch_size=256, huber_delta=1.5),
+    (0.1, 0.3, 1.0, 3.0),
     bar=20,
     sizes=(4, 10, 20),  # what is no table takes a fiftieth
-    columns=32,
     averages=False,
-    choices=tuple(
-        Settings(1e-3, "cosine", epochs=6, batch_size=256, l2=l2, huber_delta=1.5)
-        for l2 in (0.1, 0.3, 1.0, 3.0)
-    ),
 )
 RANKING = Task(
     "ranking",
     "ml-1m",
-    lambda users, movies, data: two_tower_model(users, movies),
+    {"two towers": lambda users, movies, data: two_tower_model(users, movies)},
     64,
-    tuple(
-        Settings(5e-3, "cosine", epochs=8, batch_size=512, l2=l2)
-        for l2 in (0.01, 0.03, 0.1)
-    ),
+    Settings(5e-3, "cosine", epochs=8, batch_size=512),
+    (0.01, 0.03, 0.1),
     train_two_tower,
     lambda data, examples: data.movies.counts[examples.movie] / len(data.train),
     InBatchSoftmax(),

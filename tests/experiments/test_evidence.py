@@ -65,7 +65,7 @@ def fake(task, **options):
         model.set_weights([factor * weight for weight in model.get_weights()])
 
     options = {"columns": 16, "sizes": (4,), "bar": 8, "train": train} | options
-    return replace(task, choices=task.choices[:2], **options)
+    return replace(task, penalties=task.penalties[:2], **options)
 
 
 def run(path, ratings, tasks, rivals):
@@ -119,12 +119,15 @@ def test_nothing_exceeds_its_budget(rows):
 
 def test_settings_are_those_of_the_least_validation_loss(rows):
     for name, part in rows[rows.split_seed == 0].groupby("task"):
-        choices = part[(part.method == "choice") & (part.detail == "full tables")]
+        task = {"ratings": RATINGS, "ranking": RANKING}[name]
+        choices = part[(part.method == "choice") & part.detail.isin(task.builds)]
         best = (
             choices.val_ndcg.idxmax() if name == "ranking" else choices.val_mse.idxmin()
         )
         full = part[part.method == "full tables"]
-        assert len(choices) == 2 and (full.l2 == choices.l2[best]).all()
+        assert len(choices) == 2 * len(task.builds) + 2
+        for chosen in ("detail", "l2", "learning_rate"):
+            assert set(full[chosen]) == {choices.loc[best, chosen]}
     choices = rows[(rows.method == "choice") & (rows["size"] == 4)]
     found = rows[(rows.method == "hashing") & (rows["size"] == 4)]
     assert len(found) == 2
@@ -168,7 +171,7 @@ def test_what_does_not_fit_is_left_out(ratings, tmp_path):
 def test_an_average_is_cut_back_without_a_loss_of_its_first_axes(ratings, tmp_path):
     task = fake(RATINGS, columns=6)
     journal = Journal(tmp_path / "cut.csv", COLUMNS, KEY)
-    study = Study(task, prepare(ratings), 0, journal, task.choices[0], quiet)
+    study = Study(task, prepare(ratings), 0, journal, progress=quiet)
     inputs = {name: ids[:500] for name, ids in study.data.train.inputs.items()}
     wide, cut = (np.array(x(0)(inputs)) for x in (study.averaged, study.cut_back))
     assert num_bytes(study.cut_back(0)) == num_bytes(study.full(0))
