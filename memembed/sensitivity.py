@@ -174,7 +174,10 @@ class ProbedModel:
                 },
             )
         outputs, calls = self.shapes[key]
-        signs = [rng.choice([-1.0, 1.0], shape).astype("float32") for shape in outputs]
+        signs = [
+            ops.convert_to_tensor(rng.choice([-1.0, 1.0], shape), "float32")
+            for shape in outputs
+        ]
         shifts = [
             ops.zeros(shape, self.probes[layer].compute_dtype)
             for layer, shapes in calls.items()
