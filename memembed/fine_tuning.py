@@ -20,7 +20,6 @@ FIRST = (0, 2)  # where the search begins, see `_search`
 PLACES = set(product(range(-4, 5), range(9)))  # what it may try
 COMPILED = "loss_weights", "run_eagerly", "steps_per_execution", "jit_compile"
 PATIENCE = 2  # epochs without a lower loss, after which training stops
-MAX_COPIES = 3  # of the model that are kept, with what is compiled for them
 
 
 def compress_and_train(
@@ -177,7 +176,7 @@ def _search(trainer, say):
         nonlocal best
         if place not in losses:
             power, level = place
-            l2 = trainer.penalty * FACTOR ** (level - 1) if level else 0.0
+            l2 = trainer.least * FACTOR ** (level - 1) if level else 0.0
             state = trainer.train(trainer.rate * FACTOR**power, l2)
             say(f"{state}")
             losses[place] = state.loss
@@ -187,11 +186,17 @@ def _search(trainer, say):
     before, place = None, FIRST
     while place != before:
         before, (power, level) = place, place
-        # Those with the same penalty first: another one is compiled anew.
         steps = [(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)]
         around = [(power + i, level + j) for i, j in steps]
         place = min((each for each in around if each in PLACES), key=loss)
     return best
+
+
+class _Penalty(LookupL2):
+    """A penalty that changes without anything being compiled anew."""
+
+    def __init__(self):
+        self.l2 = keras.Variable(0.0, trainable=False, autocast=False)
 
 
 class _Trainer:
@@ -201,25 +206,25 @@ class _Trainer:
         self.model, self.batch_size, self.epochs = model, batch_size, epochs
         self.examples = examples if isinstance(examples, tuple) else (examples,)
         self.score = score or (lambda each: loss_on(each, validation_data, batch_size))
-        self.copies = {}
-        copy = self._copy(1.0)
-        self.untrained = _State(self._score(copy), model.get_weights())
+        self.penalty = _Penalty()
+        self.copy = self._copy()
+        self.untrained = _State(self._score(self.copy), model.get_weights())
         inputs, *_ = next(batches(validation_data, batch_size))
-        copy(inputs, training=False)
-        squares = float(ops.convert_to_numpy(sum(copy.losses)))
-        loss = loss_on(copy, validation_data, batch_size)
-        self.penalty = MIN_PENALTY * abs(loss) / (squares or 1)
+        squares = self._losses(inputs, 1.0) - self._losses(inputs, 0.0)
+        loss = loss_on(self.copy, validation_data, batch_size)
+        self.least = MIN_PENALTY * abs(loss) / (squares or 1)
         self.rate = FIRST_RATE * _learning_rate(model.optimizer)
 
     def train(self, rate, l2):
         """Return the best state of a training."""
-        copy, best = self._copy(l2), None
+        copy, best = self.copy, None
         copy.set_weights(self.untrained.weights)
         fresh = _fresh(copy.optimizer)
         fresh.build(copy.trainable_variables)
         variables = zip(copy.optimizer.variables, fresh.variables, strict=True)
         for variable, value in variables:
             variable.assign(value)
+        self._set(l2)
         for epoch in range(self.epochs):
             wave = np.cos(np.pi * (epoch + 0.5) / self.epochs)
             copy.optimizer.learning_rate = rate * (1 + wave) / 2
@@ -231,18 +236,25 @@ class _Trainer:
                 break
         return best
 
-    def _copy(self, l2):
-        """Return a copy that is compiled to be trained with a penalty."""
-        if l2 not in self.copies:
-            copy = rebuild(self.model, lambda layer: None)
-            for layer in embeddings_in(copy):
-                if l2:
-                    layer.activity_regularizer = LookupL2(l2)
-            if len(self.copies) == MAX_COPIES:
-                del self.copies[next(iter(self.copies))]
-            self.copies[l2] = _compile(copy, self.model)
-            copy.optimizer.build(copy.trainable_variables)
-        return self.copies[l2]
+    def _copy(self):
+        """Return a copy, compiled, whose penalty can be set."""
+        copy = rebuild(self.model, lambda layer: None)
+        for layer in embeddings_in(copy):
+            layer.activity_regularizer = self.penalty
+        _compile(copy, self.model)
+        copy.optimizer.build(copy.trainable_variables)
+        return copy
+
+    def _set(self, l2):
+        self.penalty.l2.assign(l2)
+        if keras.backend.backend() == "jax":  # where it is a constant of what is traced
+            self.copy.train_function = None
+
+    def _losses(self, inputs, l2):
+        """Return what a batch adds to the loss."""
+        self._set(l2)
+        self.copy(inputs, training=False)
+        return float(ops.convert_to_numpy(sum(self.copy.losses)))
 
     def _score(self, model):
         loss = float(self.score(model))

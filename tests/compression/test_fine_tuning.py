@@ -5,7 +5,7 @@ from keras import layers
 
 from memembed import compress, compress_and_train, fine_tune, pack
 from memembed.compression import num_bytes
-from memembed.fine_tuning import loss_on
+from memembed.fine_tuning import _Trainer, loss_on
 from memembed.layers import LowBitEmbedding, PackedEmbedding
 
 BACKEND = keras.backend.backend()
@@ -185,3 +185,14 @@ def test_what_is_refused(labels, examples, validation):
         options = [400] if refused is compress_and_train else []
         with pytest.raises(ValueError, match=r"`model` must be compiled"):
             refused(plain, examples, validation, *options)
+
+
+@pytest.mark.parametrize("eagerly", [True, False])
+def test_a_penalty_replaces_that_of_before(labels, examples, validation, eagerly):
+    """Also where the step is compiled: once for all penalties, or for each."""
+    model = made(labels, activity_regularizer=keras.regularizers.L2(5.0))
+    model.compile("sgd", "mse", run_eagerly=eagerly)
+    trainer = _Trainer(model, examples, validation, lambda model: 0, 400, 1)
+    none, strong, again = (trainer.train(0.1, l2).weights[0] for l2 in (0, 80.0, 0))
+    assert np.abs(strong).mean() < 0.95 * np.abs(none).mean()
+    np.testing.assert_allclose(none, again, atol=1e-6)
