@@ -195,8 +195,11 @@ def _search(trainer, say):
 class _Penalty(LookupL2):
     """A penalty that changes without anything being compiled anew."""
 
-    def __init__(self):
-        self.l2 = keras.Variable(0.0, trainable=False, autocast=False)
+    def __init__(self, l2=0.0):
+        self.l2 = keras.Variable(l2, trainable=False, autocast=False)
+
+    def get_config(self):
+        return {"l2": float(ops.convert_to_numpy(self.l2))}
 
 
 class _Trainer:
