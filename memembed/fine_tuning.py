@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops, tree
 
 from memembed.compression import compress, pack
+from memembed.epochs import epoch_function
 from memembed.examples import batches
 from memembed.models import LookupL2
 from memembed.rebuild import embeddings_in, rebuild
@@ -215,6 +216,7 @@ class _Trainer:
         inputs, *_ = next(batches(validation_data, batch_size))
         squares = self._losses(inputs, 1.0) - self._losses(inputs, 0.0)
         loss = loss_on(self.copy, validation_data, batch_size)
+        self.run_epoch = epoch_function(self.copy, self.examples, batch_size)
         self.least = MIN_PENALTY * abs(loss) / (squares or 1)
         self.rate = FIRST_RATE * _learning_rate(model.optimizer)
 
@@ -231,7 +233,7 @@ class _Trainer:
         for epoch in range(self.epochs):
             wave = np.cos(np.pi * (epoch + 0.5) / self.epochs)
             copy.optimizer.learning_rate = rate * (1 + wave) / 2
-            copy.fit(*self.examples, batch_size=self.batch_size, verbose=0)
+            self.run_epoch()
             loss = self._score(copy)
             if best is None or loss < best.loss:
                 best = _State(loss, copy.get_weights(), rate, l2, epoch + 1)

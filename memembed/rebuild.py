@@ -108,19 +108,24 @@ def _copy_state(old, new):
                 new.load_assets(folder)
 
 
-def embeddings_in(model):
-    """Return the embedding layers of a model, those of nested models too.
+def layers_in(model):
+    """Return the layers of a model, those of nested models too, each once.
 
     Args:
         model: a functional or sequential `keras.Model`.
-
-    Returns:
-        A list of layers with `input_dim` and `output_dim`, each once.
     """
     found = {}
     for layer in model.layers:
-        if _has_graph(layer):
-            found |= {id(each): each for each in embeddings_in(layer)}
-        elif hasattr(layer, "input_dim") and hasattr(layer, "output_dim"):
-            found[id(layer)] = layer
+        inner = layers_in(layer) if _has_graph(layer) else [layer]
+        found |= {id(each): each for each in inner}
     return list(found.values())
+
+
+def embeddings_in(model):
+    """Return the layers of a model with `input_dim` and `output_dim`, as `layers_in`.
+
+    Args:
+        model: a functional or sequential `keras.Model`.
+    """
+    sizes = "input_dim", "output_dim"
+    return [x for x in layers_in(model) if all(hasattr(x, size) for size in sizes)]
