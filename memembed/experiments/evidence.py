@@ -7,7 +7,6 @@ stopped at any time, and goes on from there.
 import time
 from dataclasses import asdict, fields, replace
 from functools import cache, lru_cache
-from itertools import product
 
 import keras
 from tqdm import tqdm
@@ -38,8 +37,10 @@ COLUMNS = [
 SEEDS = range(5)  # for the bar of each task
 CURVE_SEEDS = range(2)  # for all sizes and rivals
 NUM_AVERAGED = 4
+FACTOR = 2  # between two penalties of full tables
 PENALTIES = (0, 0.01, 0.05, 0.25, 1)  # a rival's, as shares of the full tables'
 FIRST_PENALTY = 0.05
+NUM_TUNED = 3  # candidates made of trained tables that are trained further to choose
 RATES = (1 / 3, 3)  # of the first learning rate, for full tables and for rivals
 
 
@@ -70,26 +71,31 @@ class Study:
 
     def choose_full(self, progress):
         """Return which model of full tables is the best, and its settings."""
+        start = self.task.settings
 
         def loss(build, settings):
             def make():
                 plain = self.task.plain
                 return self.trained(lambda: plain(self.data, build), settings, seed=0)
 
-            return self.loss_of(settings, make, 1, build), settings
+            return self.loss_of(settings, make, 1, build)
 
-        grid = list(product(self.task.builds, self.task.penalties))
-        tried = {
-            (build, l2): loss(build, replace(self.task.settings, l2=l2))
-            for build, l2 in progress(grid, desc=f"{self.task.name}, settings")
-        }
-        build, l2 = min(tried, key=lambda each: tried[each][0])
-        rate = self.task.settings.learning_rate
-        rated = [
-            loss(build, replace(self.task.settings, l2=l2, learning_rate=rate * factor))
-            for factor in RATES
-        ]
-        return build, min([tried[build, l2], *rated], key=lambda each: each[0])[1]
+        tried = {}
+        for build in progress(self.task.builds, desc=f"{self.task.name}, settings"):
+            found = walk(
+                lambda power, build=build: loss(
+                    build, replace(start, l2=start.l2 * FACTOR**power)
+                )
+            )
+            tried |= {
+                (build, replace(start, l2=start.l2 * FACTOR**power)): value
+                for power, value in found.items()
+            }
+        build, best = min(tried, key=tried.get)
+        for factor in RATES:
+            rated = replace(best, learning_rate=start.learning_rate * factor)
+            tried[build, rated] = loss(build, rated)
+        return min(tried, key=tried.get)
 
     def full(self, seed, number=0):
         """Return full tables, trained, the first of this seed or a further one."""
@@ -154,7 +160,6 @@ class Study:
         """Measure biases alone, full tables, and what the same effort makes of them."""
         if self.task.biases:
             self.biases_alone(seed)
-        self.row("full tables", lambda: self.full(seed), seed, detail=self.build)
         tuned = "full tables, fine-tuned"
         self.row(tuned, lambda: self.fine_tuned(self.full(seed), seed), seed)
         if self.task.averages:
@@ -164,6 +169,11 @@ class Study:
                 lambda: self.fine_tuned(self.cut_back(seed), seed),
                 seed,
             )
+
+    def bar(self, seed):
+        """Measure full tables, and few bits of the size that the bar is about."""
+        self.row("full tables", lambda: self.full(seed), seed, detail=self.build)
+        self.few_bits(self.task.bar, seed)
 
     def biases_alone(self, seed):
         """Measure the floor: no embeddings at all."""
@@ -204,16 +214,16 @@ class Study:
         """Measure a rival, with the shape and settings chosen for it by the first seed.
 
         Of the candidates that fit, that with the least loss on the validation part
-        after training is kept; then its penalty is raised or lowered for as long as
-        that helps; then two other rates are tried. What is found is trained further,
-        as few bits are.
+        after training is kept. If it is trained from scratch, its penalty is raised or
+        lowered for as long as that helps; then two other rates are tried. What is found
+        is trained further, as few bits are.
         """
         limit = self.max_bytes(size)
         candidates = self.candidates(name, limit, 0)
         if not candidates:
             return
         if not RIVALS[name][0].from_scratch:
-            best = min(candidates, key=lambda each: self.candidate_loss(each, size))
+            best = self.choose_trained(candidates, size)
 
             def make():
                 found = self.candidates(name, limit, seed)
@@ -265,18 +275,30 @@ class Study:
             return self.candidate_loss(candidate, size, settings), settings
 
         best = min(candidates, key=lambda each: loss(each, FIRST_PENALTY)[0])
-        start = PENALTIES.index(FIRST_PENALTY)
-        tried = {start: loss(best, FIRST_PENALTY)}
-        for step in (-1, 1):
-            at = start
-            while 0 <= at + step < len(PENALTIES) and tried[at] == min(
-                tried.values(), key=lambda each: each[0]
-            ):
-                at += step
-                tried[at] = loss(best, PENALTIES[at])
-        at = min(tried, key=lambda each: tried[each][0])
-        rated = [loss(best, PENALTIES[at], rate) for rate in RATES]
-        return best, min([tried[at], *rated], key=lambda each: each[0])[1]
+        first = PENALTIES.index(FIRST_PENALTY)
+        places = range(-first, len(PENALTIES) - first)
+        tried = walk(lambda at: loss(best, PENALTIES[first + at])[0], places)
+        share = PENALTIES[first + min(tried, key=tried.get)]
+        rated = [loss(best, share, rate) for rate in (1, *RATES)]
+        return best, min(rated, key=lambda each: each[0])[1]
+
+    def choose_trained(self, candidates, size):
+        """Return the best candidate of those made of trained tables.
+
+        Those that have the least loss untrained are trained further.
+        """
+
+        def untrained(candidate):
+            return self.candidate_loss(candidate, size)
+
+        def tuned(candidate):
+            def make():
+                return self.fine_tuned(self.compiled(candidate.build()), seed=0)
+
+            name = f"{candidate.name}, fine-tuned"
+            return self.loss_of(self.settings, make, size, name)
+
+        return min(sorted(candidates, key=untrained)[:NUM_TUNED], key=tuned)
 
     def candidate_loss(self, candidate, size, settings=None):
         """Return the loss of a rival's candidate on the validation part.
@@ -348,8 +370,9 @@ def evidence(
 ):
     """Measure what the journal does not have yet.
 
-    First the bar of each task, on all of its splits; then all sizes and rivals, on the
-    first split. All settings are chosen on the first split, by its validation part.
+    First the bar of each task, on all of its splits, seed by seed; then the references
+    of the first split; then all sizes and rivals there. All settings are chosen on the
+    first split, by its validation part.
 
     Args:
         journal: `memembed.experiments.journal.Journal` with the columns `COLUMNS`.
@@ -363,23 +386,51 @@ def evidence(
     studies = {}
     for task in tasks:
         ratings = load(task.dataset)
+        studies[task] = all_splits = []
         for split in task.splits:
+            first = all_splits[0] if all_splits else None
             data = prepare(ratings, seed=split)
-            first = studies.get(task)
-            study = Study(task, data, split, journal, first, progress)
-            studies.setdefault(task, study)
-            for seed in progress(seeds, desc=f"{task.name}, split {split}"):
-                study.references(seed)
-                study.few_bits(task.bar, seed)
+            all_splits.append(Study(task, data, split, journal, first, progress))
+    for seed in seeds:
+        for task, all_splits in studies.items():
+            for study in progress(all_splits, desc=f"{task.name}, seed {seed}"):
+                study.bar(seed)
                 forget()
+    for seed in seeds:
+        for study, *_ in progress(studies.values(), desc=f"references, seed {seed}"):
+            study.references(seed)
+            forget()
     for seed in curve_seeds:
-        for task, study in studies.items():
+        for task, (study, *_) in studies.items():
             all_sizes = sorted({*task.sizes, task.bar}, reverse=True)
             for size in progress(all_sizes, desc=f"{task.name}, seed {seed}"):
                 study.few_bits(size, seed)
                 for name in rivals:
                     study.rival(name, size, seed)
                     forget()
+
+
+def walk(loss, places=range(-9, 10)):
+    """Go down from place 0, in both directions, for as long as the loss falls.
+
+    Args:
+        loss: a function of a place, a whole number.
+        places: where to go at most.
+
+    Returns:
+        A dict from the places that were tried to their losses.
+
+    Example:
+        >>> walk(lambda place: (place - 1) ** 2)
+        {0: 1, -1: 4, 1: 0, 2: 1}
+    """
+    tried = {0: loss(0)}
+    for step in (-1, 1):
+        at = 0
+        while at + step in places and tried[at] == min(tried.values()):
+            at += step
+            tried[at] = loss(at)
+    return tried
 
 
 def forget():

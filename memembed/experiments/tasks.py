@@ -28,8 +28,7 @@ class Task:
             `dot_product_model`, if it has them. They are what to choose from.
         columns: of the full tables.
         settings: `Settings` for a model that is trained from scratch. The penalty and
-            the learning rate are chosen.
-        penalties: what to choose the penalty from.
+            the learning rate are where the search for better ones begins.
         train: a function of a model, the data and `Settings`, which trains the model.
         labels: a function from the data and one part of it to the labels for `fit`.
         loss: the loss for `fit`.
@@ -49,7 +48,6 @@ class Task:
     builds: dict
     columns: int
     settings: Settings
-    penalties: tuple
     train: Callable
     labels: Callable
     loss: keras.losses.Loss
@@ -80,14 +78,13 @@ class Task:
         return lambda model: sign * self.errors(model, data, "validation")[measure]
 
 
-def _ratings(name, dataset, builds, columns, settings, penalties, **options):
+def _ratings(name, dataset, builds, columns, settings, **options):
     return Task(
         name,
         dataset,
         builds,
         columns,
         settings,
-        penalties,
         train,
         lambda data, examples: examples.rating,
         keras.losses.Huber(1.5),
@@ -113,8 +110,7 @@ def _dot_products(name, dataset, **options):
         dataset,
         {"no constant": without, "a constant": with_constant},
         64,
-        Settings(3e-3, "cosine", epochs=8, batch_size=1024, huber_delta=1.5),
-        (0.005, 0.01, 0.02, 0.05, 0.1),
+        Settings(3e-3, "cosine", epochs=8, batch_size=1024, l2=0.02, huber_delta=1.5),
         biases=True,
         **options,
     )
@@ -131,8 +127,7 @@ NETWORK = _ratings(
         )
     },
     32,
-    Settings(1e-3, "cosine", epochs=6, batch_size=256, huber_delta=1.5),
-    (0.1, 0.3, 1.0, 3.0),
+    Settings(1e-3, "cosine", epochs=6, batch_size=256, l2=0.5, huber_delta=1.5),
     bar=20,
     sizes=(4, 10, 20),  # what is no table takes a fiftieth
     averages=False,
@@ -142,8 +137,7 @@ RANKING = Task(
     "ml-1m",
     {"two towers": lambda users, movies, data: two_tower_model(users, movies)},
     64,
-    Settings(5e-3, "cosine", epochs=8, batch_size=512),
-    (0.01, 0.03, 0.1),
+    Settings(5e-3, "cosine", epochs=8, batch_size=512, l2=0.03),
     train_two_tower,
     lambda data, examples: data.movies.counts[examples.movie] / len(data.train),
     InBatchSoftmax(),
