@@ -115,6 +115,28 @@ def test_a_score_that_is_not_finite_is_the_worst(labels, examples, validation):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("better", [0, 0.5])
+def test_dropout_is_kept_or_left_out_by_validation(
+    labels, examples, validation, better
+):
+    table, dense = made(labels).layers
+    parts = [keras.Input((), dtype="int32"), table, layers.Dropout(0.5), dense]
+    model = keras.Sequential(parts)
+    model.compile("sgd", "mse", run_eagerly=EAGER)
+    tried = {0: 0, 0.5: 0}
+
+    def score(copy):
+        rate = copy.layers[1].rate
+        tried[rate] += 1
+        return abs(rate - better) - 0.001 * tried[rate]
+
+    tuned = fine_tune(model, examples, validation, score, epochs=1)
+    assert tuned.layers[1].rate == 0.5
+    other = 0.5 - better
+    assert tried.pop(other) == 2  # not trained, and trained with the first setting
+    assert tried[better] > 2
+
+
 class Batches(keras.utils.PyDataset):
     def __init__(self, examples):
         super().__init__()
