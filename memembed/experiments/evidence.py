@@ -9,6 +9,7 @@ from dataclasses import asdict, fields, replace
 from functools import cache, lru_cache
 
 import keras
+import pandas as pd
 from tqdm import tqdm
 
 from memembed.compression import average, compress, num_bytes, pack
@@ -34,10 +35,12 @@ COLUMNS = [
     *MEASURES,
     "versions",
 ]
+NAMES = dict(zip(MEASURES, ("MSE", "MAE", "Recall@20", "NDCG@20"), strict=True))
+FEW_BITS = ("few bits, not trained", "few bits", "few bits of an average")
 SEEDS = range(5)  # for the bar of each task
 CURVE_SEEDS = range(2)  # for all sizes and rivals
 NUM_AVERAGED = 4
-FACTOR = 2  # between two penalties of full tables
+STEPS = 2  # between a penalty of full tables and its double
 PENALTIES = (0, 0.01, 0.05, 0.25, 1)  # a rival's, as shares of the full tables'
 FIRST_PENALTY = 0.05
 NUM_TUNED = 3  # candidates made of trained tables that are trained further to choose
@@ -73,6 +76,9 @@ class Study:
         """Return which model of full tables is the best, and its settings."""
         start = self.task.settings
 
+        def at(power):
+            return replace(start, l2=start.l2 * 2 ** (power / STEPS))
+
         def loss(build, settings):
             def make():
                 plain = self.task.plain
@@ -82,15 +88,11 @@ class Study:
 
         tried = {}
         for build in progress(self.task.builds, desc=f"{self.task.name}, settings"):
-            found = walk(
-                lambda power, build=build: loss(
-                    build, replace(start, l2=start.l2 * FACTOR**power)
-                )
-            )
-            tried |= {
-                (build, replace(start, l2=start.l2 * FACTOR**power)): value
-                for power, value in found.items()
-            }
+            found = walk(lambda power, build=build: loss(build, at(power)))
+            tried |= {(build, at(power)): value for power, value in found.items()}
+            best = min(found, key=found.get)
+            for power in (best - 0.5, best + 0.5):
+                tried[build, at(power)] = loss(build, at(power))
         build, best = min(tried, key=tried.get)
         for factor in RATES:
             rated = replace(best, learning_rate=start.learning_rate * factor)
@@ -431,6 +433,45 @@ def walk(loss, places=range(-9, 10)):
             at += step
             tried[at] = loss(at)
     return tried
+
+
+def summary(rows, tasks=TASKS):
+    """Put few bits beside the full tables, at the bar of each task.
+
+    Args:
+        rows: stored rows, `memembed.experiments.results.stored("evidence")`.
+        tasks: `memembed.experiments.tasks.Task` objects.
+
+    Returns:
+        A DataFrame with a row for each task and measure, of the evaluation part. Its
+        columns: how many times fewer bytes few bits take, how many pairs of a split and
+        a seed have been measured in full, the mean of the full tables, their standard
+        deviation between seeds, and the mean of each way to make few bits.
+
+    Example:
+        >>> from memembed.experiments.results import stored
+        >>> summary(stored("evidence")).index.names
+        FrozenList(['task', 'measure'])
+    """
+    found = {}
+    for task in tasks:
+        kept = (rows.task == task.name) & rows["size"].isin([1, task.bar])
+        of_task = rows[kept & rows.method.isin(["full tables", *FEW_BITS])]
+        for measure in MEASURES:
+            pairs = of_task[of_task[measure].notna()].pivot(
+                index=["split_seed", "seed"], columns="method", values=measure
+            )
+            pairs = pairs.dropna()
+            if len(pairs):
+                full = pairs["full tables"]
+                found[task.name, NAMES[measure]] = {
+                    "times fewer": task.bar,
+                    "pairs": len(pairs),
+                    "full tables": full.mean(),
+                    "±": full.groupby("split_seed").std().mean(),
+                } | {name: pairs[name].mean() for name in FEW_BITS if name in pairs}
+    table = pd.DataFrame.from_dict(found, orient="index")
+    return table.rename_axis(["task", "measure"])
 
 
 def forget():

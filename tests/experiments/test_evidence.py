@@ -9,7 +9,7 @@ from tqdm import tqdm
 from memembed.compression import num_bytes
 from memembed.data import prepare, synthetic_ratings
 from memembed.experiments import evidence as module
-from memembed.experiments.evidence import COLUMNS, KEY, Study, evidence
+from memembed.experiments.evidence import COLUMNS, KEY, Study, evidence, summary
 from memembed.experiments.journal import Journal
 from memembed.experiments.tasks import BOOKS, RANKING, RATINGS, TASKS
 from memembed.rebuild import rebuild
@@ -125,7 +125,7 @@ def test_settings_are_those_of_the_least_validation_loss(rows):
             choices.val_ndcg.idxmax() if name == "ranking" else choices.val_mse.idxmin()
         )
         full = part[part.method == "full tables"]
-        assert len(choices) >= 3 * len(task.builds) + 2
+        assert len(choices) >= 5 * len(task.builds) + 2
         for chosen in ("detail", "l2", "learning_rate"):
             assert set(full[chosen]) == {choices.loc[best, chosen]}
     choices = rows[(rows.method == "choice") & (rows["size"] == 4)]
@@ -139,6 +139,25 @@ def test_settings_are_those_of_the_least_validation_loss(rows):
         names = ["detail", "l2", "learning_rate"]
         assert tried.loc[best, names].tolist() == row[names].tolist()
     assert choices.mse.isna().all() and choices.recall.isna().all()
+
+
+def test_a_summary_is_of_pairs_measured_in_full(rows):
+    tasks = [fake(RATINGS, splits=(0, 1)), fake(RANKING, averages=False)]
+    whole = summary(rows, tasks)
+    assert whole["pairs"].tolist() == [4, 4, 2, 2]
+    ratings = rows[(rows.task == "ratings") & (rows.seed == 0)]
+    full = ratings[ratings.method == "full tables"]
+    few = ratings[(ratings.method == "few bits") & (ratings["size"] == 8)]
+    last = few.index[few.split_seed == 1]
+    part = summary(rows[rows.seed == 0].drop(last), tasks)
+    first = ("ratings", "MSE")
+    assert part["pairs"][first] == 1
+    assert part["few bits"][first] == few.mse[few.split_seed == 0].item()
+    assert part["full tables"][first] == full.mse[full.split_seed == 0].item()
+    assert part["few bits of an average"].notna().tolist() == 2 * [True] + 2 * [False]
+    full = rows[(rows.method == "full tables") & (rows.task == "ratings")]
+    spread = full.groupby("split_seed").mse.std().mean()
+    assert whole["±"][first] == pytest.approx(spread)
 
 
 def test_it_goes_on_where_it_was_stopped(ratings, tmp_path, monkeypatch):
