@@ -406,7 +406,7 @@ def bars(frame, unit):
 
 
 def table(frame):
-    """Show a table with its thousands set apart, and errors to four digits.
+    """Show a table with its thousands set apart, errors to four digits, and no NaN.
 
     Args:
         frame: a DataFrame, such as `memembed.training.summary` returns.
@@ -414,5 +414,6 @@ def table(frame):
     Returns:
         A pandas `Styler`, which a notebook displays.
     """
-    style = frame.style.format(precision=4, thousands=",").format_index(precision=2)
+    style = frame.style.format(precision=4, thousands=",", na_rep="–")
+    style = style.format_index(precision=2)
     return style.set_table_attributes('class="dataframe"')  # what themes know

@@ -155,6 +155,6 @@ def test_step_times():
 
 
 def test_table():
-    frame = pd.DataFrame({"parameters": [623_744], "MSE": [0.74153]}, index=[0.3])
-    html = plotting.table(frame).to_html()
-    assert all(f">{number}<" in html for number in ("0.30", "623,744", "0.7415"))
+    values = {"parameters": [623_744], "MSE": [0.74153], "MAE": [float("nan")]}
+    html = plotting.table(pd.DataFrame(values, index=[0.3])).to_html()
+    assert all(f">{number}<" in html for number in ("0.30", "623,744", "0.7415", "–"))
