@@ -69,7 +69,7 @@ solutions: $(INSTALLED) ## run every chapter with the solutions of its exercises
 	$(BIN)/python tools/solutions.py .solutions
 	$(STAND_IN) $(BIN)/python -m pytest -n $(WORKERS) --nbmake .solutions
 
-study: $(INSTALLED) ## train all models of chapters 5 and 6, and of other data and tasks; resumes
+study: $(INSTALLED) ## train all models of chapters 5 to 7; resumes
 	$(BIN)/python -m memembed.experiments.study
 	$(BIN)/python -m memembed.experiments.ladder
 	$(BIN)/python -m memembed.experiments.evidence

@@ -1,1 +1,1 @@
-"""The experiments of chapters 5 and 6, which take too long for a chapter."""
+"""The experiments of chapters 5 to 7, which take too long for a chapter."""

@@ -1,14 +1,20 @@
 """The stored rows of the experiments must be what the experiments find."""
 
 import random
+from dataclasses import fields, replace
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from memembed.data import load_ratings, prepare
+from memembed.experiments.evidence import COLUMNS, KEY, Study
+from memembed.experiments.journal import Journal
 from memembed.experiments.ladder import climb
 from memembed.experiments.results import stored
 from memembed.experiments.study import rerun
-from memembed.training import split_hash
+from memembed.experiments.tasks import RATINGS
+from memembed.training import Settings, split_hash
 
 pytestmark = pytest.mark.book
 
@@ -53,3 +59,26 @@ def test_a_random_climb_of_the_ladder_comes_out_again(ratings):
         assert result.bytes == pytest.approx(row.bytes, rel=0.001 if few_bits else 0)
         assert result.mse == pytest.approx(row.mse, abs=tolerance)
         assert result.mae == pytest.approx(row.mae, abs=tolerance)
+
+
+def test_a_random_pair_of_the_evidence_comes_out_again(ratings, tmp_path):
+    """Full tables and few bits of them: books, rankings and averages take longer."""
+    rows = stored("evidence")
+    rows = rows[(rows.task == RATINGS.name) & rows["size"].isin([1, RATINGS.bar])]
+    full = rows[rows.method == "full tables"].sample(1).iloc[0]
+    print(full.to_string())
+    data = prepare(ratings, seed=int(full.split_seed))
+    assert full.split == split_hash(data)
+    settings = Settings(**{each.name: full[each.name] for each in fields(Settings)})
+    like = SimpleNamespace(build=full.detail, settings=settings)
+    journal = Journal(tmp_path / "again.csv", COLUMNS, KEY)
+    task = replace(RATINGS, averages=False)
+    Study(task, data, int(full.split_seed), journal, like).bar(int(full.seed))
+    again = pd.read_csv(journal.path).set_index("method")
+    pair = rows[(rows.seed == full.seed) & (rows.split_seed == full.split_seed)]
+    pair = pair.set_index("method")
+    for method in again.index:
+        tolerance = TOLERANCE if method == "full tables" else OF_FEW_BITS
+        for error in ("mse", "mae"):
+            expected = pytest.approx(pair[error][method], abs=tolerance)
+            assert again[error][method] == expected
