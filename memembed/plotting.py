@@ -284,6 +284,9 @@ def size_and_error(
             color=colour,
         )
     axes.margins(x=0.2, y=0.15)
+    low, high = axes.get_xlim()
+    if high < 1.01 * low:  # of one size: a last digit apart, on some processors
+        axes.set_xlim(low / 2, high * 2)
     _name_points(
         axes,
         dict(zip(points["name"], points[["bytes", "mean"]].to_numpy(), strict=True)),
