@@ -435,18 +435,19 @@ def walk(loss, places=range(-9, 10)):
     return tried
 
 
-def summary(rows, tasks=TASKS):
-    """Put few bits beside the full tables, at the bar of each task.
+def summary(rows, tasks=TASKS, methods=FEW_BITS):
+    """Put few bits, or other methods, beside the full tables, at each task's bar.
 
     Args:
         rows: stored rows, `memembed.experiments.results.stored("evidence")`.
         tasks: `memembed.experiments.tasks.Task` objects.
+        methods: what to put beside full tables, where a task has it.
 
     Returns:
         A DataFrame with a row for each task and measure, of the evaluation part. Its
         columns: how many times fewer bytes few bits take, how many pairs of a split and
         a seed have been measured in full, the mean of the full tables, their standard
-        deviation between seeds, and the mean of each way to make few bits.
+        deviation between seeds, and the mean of each method.
 
     Example:
         >>> from memembed.experiments.results import stored
@@ -456,7 +457,7 @@ def summary(rows, tasks=TASKS):
     found = {}
     for task in tasks:
         kept = (rows.task == task.name) & rows["size"].isin([1, task.bar])
-        of_task = rows[kept & rows.method.isin(["full tables", *FEW_BITS])]
+        of_task = rows[kept & rows.method.isin(["full tables", *methods])]
         for measure in MEASURES:
             pairs = of_task[of_task[measure].notna()].pivot(
                 index=["split_seed", "seed"], columns="method", values=measure
@@ -469,7 +470,7 @@ def summary(rows, tasks=TASKS):
                     "pairs": len(pairs),
                     "full tables": full.mean(),
                     "±": full.groupby("split_seed").std().mean(),
-                } | {name: pairs[name].mean() for name in FEW_BITS if name in pairs}
+                } | {name: pairs[name].mean() for name in methods if name in pairs}
     table = pd.DataFrame.from_dict(found, orient="index")
     return table.rename_axis(["task", "measure"])
 

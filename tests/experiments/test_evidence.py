@@ -155,6 +155,10 @@ def test_a_summary_is_of_pairs_measured_in_full(rows):
     assert part["few bits"][first] == few.mse[few.split_seed == 0].item()
     assert part["full tables"][first] == full.mse[full.split_seed == 0].item()
     assert part["few bits of an average"].notna().tolist() == 2 * [True] + 2 * [False]
+    other = summary(rows, tasks, ["average"])
+    average = rows[(rows.method == "average") & (rows.task == "ratings")]
+    assert other["average"][first] == pytest.approx(average.mse.mean())
+    assert other["pairs"][first] == len(average) == 2
     full = rows[(rows.method == "full tables") & (rows.task == "ratings")]
     spread = full.groupby("split_seed").mse.std().mean()
     assert whole["±"][first] == pytest.approx(spread)
