@@ -3,6 +3,7 @@
 import tempfile
 
 import keras
+import numpy as np
 
 
 def rebuild(model, replace):
@@ -97,7 +98,8 @@ def _copy(layer):
 def _copy_state(old, new):
     """Copy the weights of a layer into its copy, and all else that it has learned."""
     for before, after in zip(old.variables, new.variables, strict=True):
-        after.assign(before)
+        # A copy: JAX deletes the array of a variable that training replaces.
+        after.assign(np.array(keras.ops.convert_to_numpy(before)))
     if hasattr(old, "adapt"):  # as Keras saves it: a vocabulary, and what follows
         store = {}
         old.save_own_variables(store)

@@ -51,3 +51,16 @@ def test_a_model_stays_compiled_even_if_it_cannot_be_rebuilt():
     assert model.compiled
     assert inner.compiled
     assert not rebuild(model, lambda layer: None).compiled
+
+
+def test_a_model_can_be_used_and_trained_after_its_copy_was_trained():
+    table, dense = layers.Embedding(50, 4), layers.Dense(1)
+    parts = [keras.Input((), dtype="int32"), table, layers.Dropout(0.5), dense]
+    model, x = keras.Sequential(parts), np.arange(20)
+    before = model.get_weights()
+    for each in (rebuild(model, lambda layer: None), model):
+        each.compile("sgd", "mse")
+        each.fit(x, x / 20, verbose=0)
+        if each is not model:
+            for one, other in zip(before, model.get_weights(), strict=True):
+                np.testing.assert_array_equal(one, other)
