@@ -66,7 +66,7 @@ def _compiled(model, examples, batch_size):
         lambda x: None if x is None else tf.convert_to_tensor(x), tuple(examples)
     )
     count = len(next(x for x in tree.flatten(data) if x is not None))
-    batch_size = min(batch_size, count)
+    batch_size = int(min(batch_size, count))  # a NumPy integer would make int64 of rows
     variables, optimizer = model.trainable_variables, model.optimizer
 
     def loss_of(rows, training):

@@ -72,7 +72,7 @@ def test_what_fills_no_batch_is_left_out():
     model.set_weights([np.zeros((20, 3)), np.ones((3, 1)), np.zeros(1)])
     # Each look-up raises a row's numbers by a tenth of the learning rate.
     model.compile(keras.optimizers.SGD(10.0), lambda labels, outputs: -outputs)
-    run = epoch_function(model, (X, Y), 10)
+    run = epoch_function(model, (X, Y), np.int64(10))  # as in a row of a table
     counts = []
     for _ in range(4):
         before = model.get_weights()[0]
