@@ -435,7 +435,7 @@ def walk(loss, places=range(-9, 10)):
     return tried
 
 
-def summary(rows, tasks=TASKS, methods=FEW_BITS):
+def against_full_tables(rows, tasks=TASKS, methods=FEW_BITS):
     """Put few bits, or other methods, beside the full tables, at each task's bar.
 
     Args:
@@ -451,8 +451,8 @@ def summary(rows, tasks=TASKS, methods=FEW_BITS):
 
     Example:
         >>> from memembed.experiments.results import stored
-        >>> summary(stored("evidence")).index.names
-        FrozenList(['task', 'measure'])
+        >>> list(against_full_tables(stored("evidence")).index.names)
+        ['task', 'measure']
     """
     found = {}
     for task in tasks:

@@ -9,7 +9,13 @@ from tqdm import tqdm
 from memembed.compression import num_bytes
 from memembed.data import prepare, synthetic_ratings
 from memembed.experiments import evidence as module
-from memembed.experiments.evidence import COLUMNS, KEY, Study, evidence, summary
+from memembed.experiments.evidence import (
+    COLUMNS,
+    KEY,
+    Study,
+    against_full_tables,
+    evidence,
+)
 from memembed.experiments.journal import Journal
 from memembed.experiments.tasks import BOOKS, RANKING, RATINGS, TASKS
 from memembed.rebuild import rebuild
@@ -143,19 +149,19 @@ def test_settings_are_those_of_the_least_validation_loss(rows):
 
 def test_a_summary_is_of_pairs_measured_in_full(rows):
     tasks = [fake(RATINGS, splits=(0, 1)), fake(RANKING, averages=False)]
-    whole = summary(rows, tasks)
+    whole = against_full_tables(rows, tasks)
     assert whole["pairs"].tolist() == [4, 4, 2, 2]
     ratings = rows[(rows.task == "ratings") & (rows.seed == 0)]
     full = ratings[ratings.method == "full tables"]
     few = ratings[(ratings.method == "few bits") & (ratings["size"] == 8)]
     last = few.index[few.split_seed == 1]
-    part = summary(rows[rows.seed == 0].drop(last), tasks)
+    part = against_full_tables(rows[rows.seed == 0].drop(last), tasks)
     first = ("ratings", "MSE")
     assert part["pairs"][first] == 1
     assert part["few bits"][first] == few.mse[few.split_seed == 0].item()
     assert part["full tables"][first] == full.mse[full.split_seed == 0].item()
     assert part["few bits of an average"].notna().tolist() == 2 * [True] + 2 * [False]
-    other = summary(rows, tasks, ["average"])
+    other = against_full_tables(rows, tasks, ["average"])
     average = rows[(rows.method == "average") & (rows.task == "ratings")]
     assert other["average"][first] == pytest.approx(average.mse.mean())
     assert other["pairs"][first] == len(average) == 2
