@@ -120,6 +120,7 @@ def compress(model, examples, max_bytes, num_blocks=5, batch_size=1024, verbose=
     layouts = [way for group in groups for ways in group for way in ways.values()]
     bar = _bar("Choosing bits", sum(x.table.size for x in layouts), "number", show)
     plan = allot(groups, max_bytes, others, bar)
+    del tables, groups, layouts  # of millions of rows; the plan holds what was chosen
     places = {layer: _low_bit(layer, *plan[layer]) for layer in layers}
     return rebuild(model, places.get)
 
@@ -244,17 +245,12 @@ def _table(layer):
             f"{layer.quantization_mode!r}"
         )
     # Not through `__call__`, which would keep this call's penalty in the layer.
-    rows = [
-        ops.convert_to_numpy(
-            layer.call(np.arange(c.start, min(c.stop, layer.input_dim)))
-        )
-        for c in chunks(layer.input_dim)
-    ]
-    table = np.concatenate(rows)
+    table = np.empty((layer.input_dim, layer.output_dim), "float32")
+    for c in chunks(layer.input_dim):
+        rows = layer.call(np.arange(c.start, min(c.stop, layer.input_dim)))
+        table[c] = ops.convert_to_numpy(rows)
     try:
-        return check_table(
-            table if table.dtype == "float32" else table.astype("float32")
-        )
+        return check_table(table)
     except ValueError as error:
         raise ValueError(
             f"`model` must have finite embeddings. Layer {layer.name!r}: {error}"

@@ -199,7 +199,11 @@ class LowBitEmbedding(BlockedEmbedding):
                 f"`bits` must be given for each of the {columns} columns of "
                 f"`embedding`. Received: bits={bits!r}, output_dim={output_dim!r}"
             )
+        # To draw random numbers would take the memory of four tables, for nothing.
+        drawn = layer.tables[0].embeddings_initializer
+        layer.tables[0].embeddings_initializer = keras.initializers.Zeros()
         layer.build()
+        layer.tables[0].embeddings_initializer = drawn
         weights = as_weights(popularity, table)
         members = block_slices(layer._sizes)
         if layer._stored and blocks is not None:
