@@ -11,7 +11,7 @@ import sys
 
 import pandas as pd
 
-from benchmarks import data, epoch, imports, layers, training
+from benchmarks import compression, data, epoch, imports, layers, training
 from benchmarks.machine import ROOT, machine
 from memembed.experiments.results import stored
 
@@ -22,6 +22,7 @@ PARTS = {
     "training": training,
     "epoch": epoch,
     "layers": layers,
+    "compression": compression,
     "imports": imports,
 }
 
