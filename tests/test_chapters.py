@@ -47,6 +47,12 @@ def is_removed(cell):
     return "remove-cell" in cell.metadata.get("tags", [])
 
 
+def is_folded(cell):
+    """Whether the book and JupyterLab show a code cell's source only on request."""
+    tags, jupyter = (cell.metadata.get(name, {}) for name in ("tags", "jupyter"))
+    return "hide-input" in tags and jupyter.get("source_hidden", False)
+
+
 def first_line(cell):
     return cell.source.strip().split("\n")[0]
 
@@ -144,8 +150,18 @@ def broken_notebook_links(notebook, path):
     return broken_links("\n\n".join(markdown), path.parent)
 
 
+def open_checks(notebook, path):
+    """Checks are for CI. Readers see the figure, the table or the number itself."""
+    return [
+        f"a check that is not folded: {first_line(cell)}"
+        for cell in cells(notebook, "code")
+        if re.search(r"^\s*(assert\b|np\.testing)", cell.source, re.MULTILINE)
+        and not is_folded(cell)
+    ]
+
+
 def long_cells(notebook, path):
-    code = cells(notebook, "code")
+    code = [cell for cell in cells(notebook, "code") if not is_folded(cell)]
     lengths = [len(cell.source.strip().splitlines()) for cell in code]
     found = [
         f"{length} lines: {first_line(cell)}"
@@ -194,6 +210,7 @@ RULES = [
     no_badge,
     no_bootstrap,
     broken_notebook_links,
+    open_checks,
     long_cells,
     missing_parts,
 ]
@@ -350,6 +367,9 @@ FILE_NAME = {"mystnb": {"image": {"alt": "plot.png"}, "figure": {"caption": "A."
         (add_text("See [what is not there](missing.ipynb)."), broken_notebook_links),
         (add_text('<img src="missing.png" alt="Nothing">'), broken_notebook_links),
         (add_text("![](good.ipynb)"), broken_notebook_links),
+        (add_code("assert True"), open_checks),
+        (add_code("for x in y:\n    assert x", tags=["hide-input"]), open_checks),
+        (add_code("np.testing.assert_equal(1, 1)"), open_checks),
         (add_code("\n".join(["pass"] * 16)), long_cells),
         (add_code("\n".join(["pass"] * 12)), long_cells),
         (set_source(1, lambda text: "Hello.\n\n" + text), missing_parts),
@@ -366,6 +386,13 @@ def test_a_bad_notebook_breaks_one_rule(good, break_it, rule):
     notebook, path = good
     break_it(notebook)
     assert complaints(notebook, path) == [rule]
+
+
+def test_a_folded_cell_may_check_and_may_be_long(good):
+    notebook, path = good
+    folded = {"tags": ["hide-input"], "jupyter": {"source_hidden": True}}
+    add_code("\n".join(["assert True"] * 30), **folded)(notebook)
+    assert complaints(notebook, path) == []
 
 
 def test_links_out_and_within_a_page_are_not_followed(tmp_path):
