@@ -23,6 +23,12 @@ from memembed.training import as_frame
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, PINK, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9"
 AMBER, GREY = "#e69f00", "#767676"
+METRICS = {
+    "mae": "mean absolute error",
+    "mse": "mean squared error",
+    "recall": "recall of the first 20",
+    "ndcg": "NDCG of the first 20",
+}
 PALETTE = [BLUE, ORANGE, GREEN, PINK, AMBER, SKY, GREY]
 
 
@@ -248,7 +254,7 @@ def size_and_error(
     axes.set(
         xscale="log",
         xlabel="bytes of weights",
-        ylabel={"mae": "mean absolute error", "mse": "mean squared error"}[metric],
+        ylabel=METRICS[metric],
     )
     axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
     axes.xaxis.set_minor_formatter(NullFormatter())
