@@ -335,14 +335,14 @@ def _curve(axes, method, points):
     axes.plot(one["bytes"], one["mean"], linestyle="", markerfacecolor="white", **style)
 
 
-def _name_points(axes, points):
+def _name_points(axes, points, sides=(7, -7)):
     """Write a name beside each point, on the first side where it covers nothing."""
     axes.figure.draw_without_rendering()  # so that places on the page are known
     dots = axes.transData.transform(list(points.values()))
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in dots]
     page = axes.get_window_extent()
     for name, point in points.items():
-        for up, right in itertools.product((5, -5, 15, -15), (7, -7)):
+        for up, right in itertools.product((5, -5, 15, -15), sides):
             text = axes.annotate(
                 name,
                 point,
@@ -359,6 +359,64 @@ def _name_points(axes, points):
         else:
             axes.add_artist(text)  # covered on every side: the last will have to do
         taken.append(box)
+
+
+# By method: its colour, its line, and how wide that is.
+LINES = {
+    "few bits of an average": (BLUE, "-", 2.4),
+    "few bits": (BLUE, "-", 1.2),
+    "few bits, not trained": (BLUE, ":", 1.2),
+    "product quantisation": (GREEN, "-", 1.2),
+    "fewer columns": (GREY, "-", 1.2),
+    "fewer columns in int8": (GREY, "--", 1.2),
+    "fewer columns in int4": (GREY, ":", 1.2),
+    "mixed dimensions": (PINK, "-", 1.2),
+    "quotient and remainder": (ORANGE, "-", 1.2),
+    "hashing": (AMBER, "-", 1.2),
+}
+
+
+def rivals(rows, metric, references, worst):
+    """Show the error of methods at the same sizes, a line for each, named at its start.
+
+    Args:
+        rows: a DataFrame of stored rows of one task, with the columns `method`, `size`
+            (how many times fewer bytes), `bytes` and the metric. The rows of a method
+            and a size are one point, at their mean.
+        metric: `"mse"`, `"mae"`, `"recall"` or `"ndcg"`.
+        references: methods whose mean is a dotted line across the figure.
+        worst: the value at which the figure ends, on the side of the worse methods.
+    """
+    up = metric in ("recall", "ndcg")  # where more is better
+    points = rows.groupby(["method", "size"])[["bytes", metric]].mean()
+    axes, names = _new_axes(height=5.2), {}
+    for method in filter(points.index.unique("method").__contains__, LINES):
+        curve = points.loc[method].sort_values("bytes")
+        colour, line, width = LINES[method]
+        axes.plot(*curve.T.values, line, color=colour, linewidth=width, marker=".")
+        seen = curve[curve[metric] > worst if up else curve[metric] < worst]
+        if len(seen):
+            names[method] = tuple(seen.iloc[0])
+    axes.set_ylim(**{"bottom" if up else "top": worst})
+    for method in references:
+        error = points.loc[method][metric].mean()
+        axes.axhline(error, color="black", linestyle=":", linewidth=0.8)
+        axes.annotate(
+            method,
+            (1, error),
+            xycoords=axes.get_yaxis_transform(),
+            ha="right",
+            va="bottom",
+            fontsize="small",
+        )
+    sizes = points.drop(index=list(references)).groupby("size")["bytes"].max()
+    kilobytes = [f"{size}×\n{each / 1000:,.0f} kB" for size, each in sizes.items()]
+    axes.set(xscale="log", xlabel="times fewer bytes", ylabel=METRICS[metric])
+    axes.set_xticks(sizes, kilobytes)
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.3)
+    _name_points(axes, names, sides=(-7, 7))
+    return axes
 
 
 def step_times(times):

@@ -147,6 +147,45 @@ def test_the_curves_of_the_study():
     assert [70] in [line.get_xdata().tolist() for line in hollow]
 
 
+def test_rivals():
+    rows = pd.DataFrame(
+        [
+            ("full tables", 1, 4000, 0.70),
+            ("few bits", 10, 400, 0.72),
+            ("few bits", 10, 400, 0.74),
+            ("few bits", 100, 40, 0.80),
+            ("hashing", 10, 390, 0.85),
+            ("hashing", 100, 39, 0.95),
+        ],
+        columns=["method", "size", "bytes", "mse"],
+    )
+    axes = plotting.rivals(rows, "mse", ["full tables"], worst=0.9)
+    few_bits, hashing, full = axes.lines
+    np.testing.assert_allclose(few_bits.get_xydata(), [[40, 0.8], [400, 0.73]])
+    np.testing.assert_allclose(hashing.get_xydata(), [[39, 0.95], [390, 0.85]])
+    assert full.get_ydata() == [0.70, 0.70]
+    ticks = [label.get_text() for label in axes.get_xticklabels()]
+    assert ticks == ["10×\n0 kB", "100×\n0 kB"]
+    named = {text.get_text(): text.xy for text in axes.texts}
+    assert named["few bits"] == (40, 0.8)
+    assert named["hashing"] == (390, 0.85)  # where it comes into the figure
+    assert axes.get_ylim()[1] == 0.9
+
+
+def test_rivals_where_more_is_better():
+    rows = pd.DataFrame(
+        [
+            ("full tables", 1, 40, 0.4),
+            ("few bits", 2, 20, 0.3),
+            ("hashing", 2, 20, 0.1),
+        ],
+        columns=["method", "size", "bytes", "recall"],
+    )
+    axes = plotting.rivals(rows, "recall", ["full tables"], worst=0.2)
+    assert axes.get_ylim()[0] == 0.2
+    assert {text.get_text() for text in axes.texts} == {"few bits", "full tables"}
+
+
 def test_step_times():
     columns = ["vocabulary", "variant", "low", "median", "high"]
     times = [(100, "a", 1, 2, 3), (1000, "a", 8, 9, 10), (100, "b", 1, 1, 2)]
