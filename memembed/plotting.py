@@ -381,8 +381,8 @@ def rivals(rows, metric, references, worst):
 
     Args:
         rows: a DataFrame of stored rows of one task, with the columns `method`, `size`
-            (how many times fewer bytes), `bytes` and the metric. The rows of a method
-            and a size are one point, at their mean.
+            (how many times fewer bytes), `bytes` and the metric, of two sizes or more.
+            The rows of a method and a size are one point, at their mean.
         metric: `"mse"`, `"mae"`, `"recall"` or `"ndcg"`.
         references: methods whose mean is a dotted line across the figure.
         worst: the value at which the figure ends, on the side of the worse methods.
@@ -414,8 +414,9 @@ def rivals(rows, metric, references, worst):
     axes.set(xscale="log", xlabel="times fewer bytes", ylabel=METRICS[metric])
     axes.set_xticks(sizes, kilobytes)
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.margins(x=0.3)
-    _name_points(axes, names, sides=(-7, 7))
+    low, high = sizes.min(), sizes.max()
+    axes.set_xlim(low * (low / high) ** 0.65, high * (high / low) ** 0.05)
+    _name_points(axes, names, sides=[-7])
     return axes
 
 
