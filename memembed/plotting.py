@@ -223,6 +223,46 @@ def blocks(counts, block_sizes, block_dims):
     return axes
 
 
+def column_strengths(tables):
+    """Compare how the squares of tables are spread over their columns.
+
+    Args:
+        tables: a dict from a label to a table, an array.
+    """
+    axes = _new_axes()
+    for label, table in tables.items():
+        squares = np.square(table).mean(axis=0)
+        axes.semilogy(np.arange(1, len(squares) + 1), squares, label=label)
+    axes.set(xlabel="column", ylabel="mean square")
+    axes.legend(frameon=False)
+    return axes
+
+
+def bit_map(bits, block_sizes):
+    """Show how many bits each column of each block has: the darker, the more.
+
+    Args:
+        bits: a list for each block, with the bits of each column.
+        block_sizes: how many ids each block holds.
+    """
+    bits = np.array(bits)
+    axes = _new_axes(height=0.8 + 0.45 * len(bits))
+    axes.imshow(bits, cmap="Blues", vmin=0, vmax=8, aspect="auto")
+    for (block, column), count in np.ndenumerate(bits):
+        colour = "white" if count > 4 else "black"
+        axes.text(column, block, count, ha="center", va="center", color=colour)
+    axes.set(
+        xlabel="column",
+        ylabel="block",
+        yticks=range(len(bits)),
+        yticklabels=[f"{size:,} ids" for size in block_sizes],
+        xticks=range(bits.shape[1]),
+        xticklabels=range(1, bits.shape[1] + 1),
+    )
+    axes.grid(visible=False)
+    return axes
+
+
 def size_and_error(
     rows, metric="mae", *, curves=False, highlight=(), reference=None, published=()
 ):

@@ -87,6 +87,20 @@ def test_blocks():
     assert [(bar.get_x(), bar.get_width()) for bar in axes.patches] == [(0, 2), (2, 4)]
 
 
+def test_column_strengths():
+    axes = plotting.column_strengths({"a": np.array([[1, 2], [3, 0]])})
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[1, 5], [2, 2]])
+
+
+def test_bit_map():
+    axes = plotting.bit_map([[3, 1, 0], [2, 0, 0]], [10, 2000])
+    assert [text.get_text() for text in axes.texts] == ["3", "1", "0", "2", "0", "0"]
+    assert [each.get_text() for each in axes.get_yticklabels()] == [
+        "10 ids",
+        "2,000 ids",
+    ]
+
+
 def test_size_and_error_takes_seeds_together():
     models = one_method(("plain", 4000, 0.7), ("plain", 4000, 0.74), ("small", 40, 0.9))
     axes = plotting.size_and_error(models, highlight=["small"])
