@@ -62,7 +62,7 @@ test-tensorflow test-jax test-torch:
 		tests/layers tests/compression tests/test_sizing.py tests/test_package.py
 
 test-book: $(INSTALLED) ## check the pages that `make book` built
-	$(BIN)/python -m pytest -m book tests/book
+	$(BIN)/python -m pytest -n $(WORKERS) -rs -m book tests/book
 
 solutions: $(INSTALLED) ## run every chapter with the solutions of its exercises
 	@rm -rf .solutions  # not in _build, where nbmake finds nothing

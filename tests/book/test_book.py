@@ -4,29 +4,17 @@ import json
 import os
 import re
 from functools import cache
-from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-import yaml
 from bs4 import BeautifulSoup
 
 import repository
+from built import CONTENTS, HTML, ROOT, each_notebook, each_page
 
 pytestmark = pytest.mark.book
 
-ROOT = Path(__file__).resolve().parents[2]
-HTML = ROOT / "_build" / "html"
 ADDRESS = os.environ.get("GITHUB_REPOSITORY") or "/".join(repository.configured(ROOT))
-
-CONTENTS = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-PAGES = [CONTENTS["root"]] + [
-    chapter["file"] for part in CONTENTS["parts"] for chapter in part["chapters"]
-]
-NOTEBOOKS = [page for page in PAGES if (ROOT / f"{page}.ipynb").exists()]
-
-each_page = pytest.mark.parametrize("page", PAGES)
-each_notebook = pytest.mark.parametrize("page", NOTEBOOKS)
 
 
 @cache
