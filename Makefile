@@ -49,7 +49,8 @@ test: $(INSTALLED) ## test the package, and run every chapter on stand-in data
 test-backends: ## test the library on TensorFlow, JAX and Torch; on one: make test-jax
 	@$(MAKE) --keep-going --no-print-directory test-tensorflow test-jax test-torch
 
-LIBRARY := allocation compression examples fine_tuning rebuild sensitivity sizing tables
+LIBRARY := allocation compression examples fine_tuning optimizers rebuild sensitivity \
+	sizing tables
 test-tensorflow: .venv/.installed
 test-jax: .venv-jax/.installed
 test-torch: .venv-torch/.installed
@@ -59,7 +60,8 @@ test-tensorflow test-jax test-torch:
 	@echo "The library on $(@:test-%=%), in $(<D):"
 	KERAS_BACKEND=$(@:test-%=%) $(<D)/bin/python -m pytest -n $(WORKERS) \
 		memembed/layers $(LIBRARY:%=memembed/%.py) \
-		tests/layers tests/compression tests/test_sizing.py tests/test_package.py
+		tests/layers tests/compression tests/test_optimizers.py tests/test_sizing.py \
+		tests/test_package.py
 
 test-book: $(INSTALLED) ## check the pages that `make book` built
 	$(BIN)/python -m pytest -n $(WORKERS) -rs -m book tests/book

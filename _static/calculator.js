@@ -10,7 +10,13 @@ document.addEventListener("DOMContentLoaded", () => {
 
   const BITS = { float32: 32n, float16: 16n, bfloat16: 16n, int8: 8n, int4: 4n };
   const INT4_GROUP = 128n;
-  const OPTIMIZER_SLOTS = { sgd: 0n, adagrad: 1n, adam: 2n, adafactor: 1n };
+  const OPTIMIZER_SLOTS = {
+    sgd: 0n,
+    rowwise_adagrad: 0n,
+    adagrad: 1n,
+    adam: 2n,
+    adafactor: 1n,
+  };
 
   const sum = (numbers) => numbers.reduce((total, each) => total + each, 0n);
   const ceilDivide = (a, b) => (a + b - 1n) / b;
@@ -37,6 +43,7 @@ document.addEventListener("DOMContentLoaded", () => {
   function trainingBytes(shapes, optimizer) {
     const sizes = shapes.map(([rows, width]) => rows * width);
     let slots = OPTIMIZER_SLOTS[optimizer] * sum(sizes);
+    if (optimizer === "rowwise_adagrad") slots += sum(shapes.map(([rows]) => rows));
     if (optimizer === "adafactor") slots += sum(shapes.flat());
     return { weights: 4n * sum(sizes), gradients: 4n * sum(sizes), slots: 4n * slots };
   }

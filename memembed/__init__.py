@@ -1,6 +1,6 @@
 """Memory-efficient embeddings for recommender systems, in Keras.
 
-The library needs Keras and NumPy: `layers`, `shapes`, `sizing`, `tables`,
+The library needs Keras and NumPy: `layers`, `optimizers`, `shapes`, `sizing`, `tables`,
 `allocation`, `sensitivity`, `compression`, `fine_tuning` and `models`. What the book's
 chapters share needs the extra `chapters`: `data`, `training`, `ranking` and `plotting`.
 `experiments` trains what takes too long for a chapter, and keeps the results.

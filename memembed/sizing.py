@@ -52,7 +52,13 @@ INT4_GROUP = 128  # numbers that share a scale
 MAX_WIDTHS = 12  # of which 4,095 plans can be made
 
 # Numbers as large as the weights that an optimizer keeps between steps.
-OPTIMIZER_SLOTS = {"sgd": 0, "adagrad": 1, "adam": 2, "adafactor": 1}
+OPTIMIZER_SLOTS = {
+    "sgd": 0,
+    "rowwise_adagrad": 0,
+    "adagrad": 1,
+    "adam": 2,
+    "adafactor": 1,
+}
 
 
 def plain_parameters(input_dim, output_dim):
@@ -368,8 +374,9 @@ def training_bytes(shapes, optimizer="adam"):
     Args:
         shapes: shapes of the trainable weights, such as
             `[weight.shape for weight in model.trainable_weights]`.
-        optimizer: `"sgd"` (without momentum), `"adagrad"`, `"adam"` or `"adafactor"`.
-            Keras's Adafactor holds more than Adagrad: besides the row and the column
+        optimizer: `"sgd"` (without momentum), `"rowwise_adagrad"` (that of
+            `memembed.optimizers`), `"adagrad"`, `"adam"` or `"adafactor"`. Keras's
+            Adafactor holds more than Adagrad: besides the row and the column
             factors that stand in for a slot as large as the weights, it keeps that
             slot too.
 
@@ -410,6 +417,8 @@ def training_bytes(shapes, optimizer="adam"):
         size = math.prod(shape)
         weights += size
         slots += size * OPTIMIZER_SLOTS[optimizer]
+        if optimizer == "rowwise_adagrad":
+            slots += shape[0] if len(shape) > 1 else size
         if optimizer == "adafactor" and len(shape) > 1:
             slots += size // shape[-1] + size // shape[-2]
     return {

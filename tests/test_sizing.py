@@ -8,6 +8,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from memembed.layers import MDEmbedding, QREmbedding
+from memembed.optimizers import RowwiseAdagrad
 from memembed.sizing import (
     alpha_power_dims,
     block_bytes,
@@ -258,6 +259,7 @@ def test_an_unknown_dtype(function, arguments, dtype):
 
 OPTIMIZERS = {
     "sgd": keras.optimizers.SGD,
+    "rowwise_adagrad": RowwiseAdagrad,
     "adagrad": keras.optimizers.Adagrad,
     "adam": keras.optimizers.Adam,
     "adafactor": keras.optimizers.Adafactor,
