@@ -56,6 +56,7 @@ test-jax: .venv-jax/.installed
 test-torch: .venv-torch/.installed
 # What JAX compiles here runs once or twice: optimising it takes longer than it saves.
 test-jax: export JAX_DISABLE_MOST_OPTIMIZATIONS := 1
+test-jax: export XLA_FLAGS := --xla_force_host_platform_device_count=8
 test-tensorflow test-jax test-torch:
 	@echo "The library on $(@:test-%=%), in $(<D):"
 	KERAS_BACKEND=$(@:test-%=%) $(<D)/bin/python -m pytest -n $(WORKERS) \

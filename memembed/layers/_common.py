@@ -126,8 +126,21 @@ class CompressedEmbedding(keras.layers.Layer):
         for part in self.parts if not self.trainable else ():
             part.trainable = False
         for table in self.tables:
-            table.build()
+            self._build_table(table)
         self.built = True
+
+    def _build_table(self, table):
+        try:
+            table.build()
+        except ValueError as error:
+            if "partitioned" not in str(error):  # JAX's error has no public name
+                raise
+            raise ValueError(
+                f"The layout map splits {self.name + '/' + table.name!r} over devices, "
+                "so the devices must divide its rows. Make the vocabulary or the "
+                "number of buckets larger: rows that no id looks up do no harm. "
+                f"Received: {table.input_dim} rows"
+            ) from error
 
     def __call__(self, inputs, *args, **kwargs):
         if getattr(inputs, "ragged", False) or hasattr(inputs, "row_splits"):
