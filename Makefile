@@ -31,7 +31,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help book test test-backends test-tensorflow test-jax test-torch test-book \
-	solutions bench study lab venv lint lock links colab repository clean
+	distributed solutions bench study lab venv lint lock links colab repository clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -63,6 +63,9 @@ test-tensorflow test-jax test-torch:
 		memembed/layers $(LIBRARY:%=memembed/%.py) \
 		tests/layers tests/compression tests/test_optimizers.py tests/test_sizing.py \
 		tests/test_package.py
+
+distributed: .venv-jax/.installed ## train in two processes, and kill one of them ten times
+	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest tests/experiments/test_distributed.py
 
 test-book: $(INSTALLED) ## check the pages that `make book` built
 	$(BIN)/python -m pytest -n $(WORKERS) -rs -m book tests/book
@@ -98,7 +101,7 @@ COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-vers
 # says why.
 lock: $(INSTALLED) ## write the locks anew; UPGRADE=1 for the newest versions
 	$(COMPILE) --extra dev --output-file requirements.lock
-	$(COMPILE) --extra test-layers,jax --constraint requirements.lock \
+	$(COMPILE) --extra test-layers,distributed --constraint requirements.lock \
 		--output-file requirements-jax.lock
 	$(COMPILE) --extra test-layers --constraint requirements.lock \
 		--output-file requirements-torch.lock

@@ -1,1 +1,1 @@
-"""The experiments of chapters 5 to 7, which take too long for a chapter."""
+"""The experiments of chapters 5 to 8, which take too long for a chapter."""

@@ -1,0 +1,132 @@
+"""Several processes: the losses of one, and what happens when one of them dies.
+
+`make distributed` runs it: it needs JAX and Orbax.
+"""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import keras
+import pytest
+
+pytest.importorskip("orbax.checkpoint")
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="Keras's distribution API needs JAX"
+)
+
+from memembed.experiments import distributed  # noqa: E402
+
+EPOCHS = 12
+KILLS = 10
+BOUND = 60  # seconds: JAX's silence of 10, and a slow machine
+
+
+class Training:
+    """A training in the background, whose lines are read as they come."""
+
+    def __init__(self, folder, *options, epochs=EPOCHS):
+        command = [sys.executable, "-m", "memembed.experiments.distributed"]
+        command += ["--folder", str(folder), "--epochs", str(epochs), *options]
+        # Not a pipe, which would fill up while nobody reads it.
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            command, text=True, stdout=subprocess.PIPE, stderr=self.errors
+        )
+        self.pids, self.losses = {}, {}
+
+    def read(self, until=r"$^"):
+        """Read on to a line like this, or to the end; return what it says."""
+        for line in self.process.stdout:
+            if found := re.match(r"process (\d+) of \d+: pid (\d+)", line):
+                self.pids[int(found[1])] = int(found[2])
+            if found := re.match(r"epoch (\d+): loss (\S+)", line):
+                self.losses[int(found[1])] = float(found[2])
+            if found := re.match(until, line):
+                return found
+        return None
+
+    def end(self):
+        """Return the exit status, and what went wrong, after the last line is read."""
+        self.read()
+        code = self.process.wait(BOUND)
+        self.errors.seek(0)
+        return code, self.errors.read()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The losses of one process."""
+    training = Training(tmp_path_factory.mktemp("alone"), "--processes", "1")
+    assert training.end()[0] == 0
+    assert len(training.losses) == EPOCHS
+    return training.losses
+
+
+@pytest.mark.parametrize("layout", ["rows", "whole"])
+def test_two_processes_have_the_losses_of_one(layout, alone, tmp_path):
+    training = Training(tmp_path, "--layout", layout, epochs=3)
+    assert training.end()[0] == 0
+    assert training.losses == pytest.approx({i: alone[i] for i in (1, 2, 3)}, rel=1e-5)
+
+
+def test_after_ten_kills_the_losses_are_those_without(alone, tmp_path):
+    """Each restart goes on, and is killed again in the middle of an epoch."""
+    draw = random.Random(0)
+    training = Training(tmp_path, "--max-restarts", str(KILLS))
+    for kill in range(KILLS):
+        done = int(training.read(r"(\d+) of \d+ epochs are done")[1])
+        assert done == max(training.losses, default=0)
+        training.read(r"epoch \d+")
+        time.sleep(draw.random() / 2)
+        victim, other = training.pids[kill % 2], training.pids[1 - kill % 2]
+        os.kill(victim, signal.SIGKILL)
+        assert training.read(rf"Starting again; {KILLS - kill - 1} restarts are left")
+        assert not _alive(other)
+    code, complaints = training.end()
+    assert code == 0
+    assert len(re.findall("^Process . ended by SIGKILL", complaints, re.M)) == KILLS
+    assert training.losses == pytest.approx(alone, rel=1e-5)
+
+
+def test_a_process_on_another_machine_ends_too(tmp_path):
+    address = f"localhost:{distributed.free_port()}"
+    first, second = (
+        Training(tmp_path, "--address", address, "--process", str(i), epochs=1000)
+        for i in range(2)
+    )
+    second.read(r"process")
+    first.read(r"epoch 1")
+    os.kill(second.pids[1], signal.SIGKILL)
+    start = time.monotonic()
+    code, complaint = first.end()
+    assert time.monotonic() - start < BOUND
+    assert code == 1
+    assert re.search("^Process 0 ended .* another machine's process", complaint, re.M)
+    assert complaint.strip().endswith("goes on from the last checkpoint.")
+    assert second.end()[0] == 1
+
+
+def test_options_that_do_not_fit_are_refused(monkeypatch, capsys):
+    for options, message in (
+        (["--processes", "3"], "must divide the batch of 512"),
+        (["--process", "2", "--address", "a:1"], "must be from 0 to 1"),
+        (["--process", "0"], "with an --address"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["distributed", *options])
+        with pytest.raises(SystemExit):
+            distributed.main()
+        assert message in capsys.readouterr().err
+
+
+def _alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
