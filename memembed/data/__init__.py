@@ -13,13 +13,15 @@ stand-in takes its place, and a note or a warning says so.
 
 from memembed.data.loading import load_ratings, load_titles
 from memembed.data.movielens import format_ratings, read_ratings
+from memembed.data.shards import RatingShards
 from memembed.data.splits import Examples, RatingData, Split, prepare, split
-from memembed.data.synthetic import synthetic_ratings
+from memembed.data.synthetic import synthetic_ratings, write_synthetic_shards
 from memembed.data.vocabulary import Vocabulary
 
 __all__ = [
     "Examples",
     "RatingData",
+    "RatingShards",
     "Split",
     "Vocabulary",
     "format_ratings",
@@ -29,4 +31,5 @@ __all__ = [
     "read_ratings",
     "split",
     "synthetic_ratings",
+    "write_synthetic_shards",
 ]

@@ -1,7 +1,12 @@
-"""A synthetic stand-in of MovieLens 1M's shape."""
+"""Synthetic ratings: a stand-in of MovieLens 1M's shape, and as many as one wants."""
+
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
+
+from memembed.shapes import check_size
 
 _MIN_RATINGS_PER_USER = 20  # what MovieLens 1M promises
 _RATING_SHARES = (0.056, 0.108, 0.261, 0.349, 0.226)  # its ratings 1 to 5
@@ -75,6 +80,111 @@ def synthetic_ratings(num_users=6040, num_movies=3706, num_ratings=1_000_209, se
     )
     ratings.attrs["dataset"] = "synthetic"
     return ratings
+
+
+def write_synthetic_shards(
+    folder,
+    num_ratings,
+    num_users=10**6,
+    num_movies=10_000,
+    noise=0.8,
+    seed=0,
+    shard_size=2**22,
+    progress=tqdm,
+):
+    """Write ratings of any number of users to Parquet files, one after another.
+
+    A rating is a user's effect, a movie's effect, a taste of rank 8, and normal noise.
+    All but the noise follows from the ids, by a hash. So nothing is kept in memory but
+    the file that is being made; ratings made from another seed are of the same users;
+    and the least mean squared error that a model can reach is known: `noise` squared.
+    Some users rate more often than others, and some movies are far more popular. Ids
+    are any 64-bit integers, and say nothing about popularity.
+
+    A file appears when it is complete. Files that are there already are not made again,
+    so that what was interrupted goes on.
+
+    Args:
+        folder: where to write. It is made if it is not there.
+        num_ratings: how many ratings.
+        num_users: how many users there are to draw from.
+        num_movies: how many movies.
+        noise: standard deviation of the noise.
+        seed: of who rates what, and of the noise.
+        shard_size: ratings in a file; the last one has what is left.
+        progress: `tqdm`, or what takes its place. It is silent where there is no
+            terminal.
+
+    Raises:
+        TypeError: a size is not an integer.
+        ValueError: a size is not positive, or `noise` is negative.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> write_synthetic_shards(folder, 1000, 50, 20, shard_size=600)
+        >>> sorted(file.name for file in Path(folder).iterdir())
+        ['ratings-0-of-2.parquet', 'ratings-1-of-2.parquet']
+    """
+    import pyarrow.parquet as pq
+
+    sizes = {"num_ratings": num_ratings, "num_users": num_users}
+    sizes |= {"num_movies": num_movies, "shard_size": shard_size}
+    for name, size in sizes.items():
+        check_size(name, size)
+    if not 0 <= noise < np.inf:
+        raise ValueError(f"`noise` must not be negative. Received: {noise}")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    count = -(-num_ratings // shard_size)
+    for i in progress(range(count), "ratings", disable=None, unit="file"):
+        name = f"ratings-{i:0{len(str(count))}}-of-{count}.parquet"
+        if (folder / name).exists():
+            continue
+        rows = min(shard_size, num_ratings - i * shard_size)
+        random = np.random.default_rng([seed, i])
+        table = _draw(rows, num_users, num_movies, noise, random)
+        unfinished = folder / f".{name}.unfinished"
+        pq.write_table(table, unfinished, row_group_size=2**18)
+        unfinished.rename(folder / name)
+
+
+def _draw(rows, num_users, num_movies, noise, random):
+    """Return a table of ratings."""
+    import pyarrow as pa
+
+    user = (num_users * random.random(rows) ** 2).astype("uint64")
+    movie = (num_movies * random.random(rows) ** 3).astype("uint64")
+    user_id, movie_id = _hash(user), _hash(movie + np.uint64(2**63))
+    rating = 3.5 + 0.5 * _unit(user_id, 0) + 0.5 * _unit(movie_id, 0)
+    for k in range(1, 9):
+        rating += 0.3 / np.sqrt(k) * _unit(user_id, k) * _unit(movie_id, k)
+    rating += noise * random.standard_normal(rows)
+    return pa.table(
+        {
+            "user_id": user_id.view("int64"),
+            "movie_id": movie_id.view("int64"),
+            "rating": rating.astype("float32"),
+        }
+    )
+
+
+def _hash(x):
+    """Scramble 64-bit integers, no two of them to the same.
+
+    The finisher of SplitMix64: Steele, Lea and Flood, Fast Splittable Pseudorandom
+    Number Generators, 2014, doi:10.1145/2660193.2660195.
+    """
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _unit(ids, k):
+    """Return the k-th number of each id, evenly spread, of mean 0 and variance 1."""
+    share = _hash(ids ^ _hash(np.uint64([k]))) / 2.0**64
+    return np.sqrt(12) * (share - 0.5)
 
 
 def _share_out(total, weights, least, most, rng):

@@ -54,6 +54,38 @@ class Vocabulary:
                 )
             counts = np.zeros(len(ids), dtype="int64")
             counts[where] = trained_counts
+        self._set(ids, counts, num_oov_indices)
+
+    @classmethod
+    def from_counts(cls, ids, counts, num_oov_indices=0):
+        """Make a vocabulary of ids that have been counted elsewhere.
+
+        Args:
+            ids: the ids, each once, in ascending order.
+            counts: how often each is trained on.
+            num_oov_indices: as of the class.
+
+        Returns:
+            A `Vocabulary`.
+
+        Raises:
+            ValueError: `ids` are not in ascending order, or do not have a count each.
+
+        Example:
+            >>> Vocabulary.from_counts([7, 9, 50], [1, 1, 2])
+            Vocabulary(3 rows, most popular first: 50, 7, 9)
+        """
+        ids, counts = np.asarray(ids), np.asarray(counts, dtype="int64")
+        if ids.shape != counts.shape or (ids[1:] <= ids[:-1]).any():
+            raise ValueError(
+                "`ids` must be in ascending order, each once and with a count. "
+                f"Received: {_abridged(ids)} with {len(counts)} counts"
+            )
+        self = cls.__new__(cls)
+        self._set(ids, counts, num_oov_indices)
+        return self
+
+    def _set(self, ids, counts, num_oov_indices):
         order = np.argsort(-counts, kind="stable")
         self.num_oov_indices = num_oov_indices
         self.ids = ids[order]

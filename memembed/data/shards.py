@@ -1,0 +1,305 @@
+"""Ratings larger than memory: a folder of Parquet files, read a part at a time.
+
+pyarrow reads the files, and a `keras.utils.PyDataset` hands the batches to `fit`, which
+works on TensorFlow, JAX and Torch alike. In memory are a few row groups, and the
+vocabularies.
+"""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+
+import keras
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from memembed.data.vocabulary import Vocabulary
+from memembed.shapes import check_size
+
+LEAST_MERGED = 2**20  # ids that are kept apart before they are counted together
+
+
+class RatingShards:
+    """Ratings in the Parquet files of a folder.
+
+    Only what the files say of themselves is read at first. If they are named
+    `...-00003-of-00010.parquet`, all of them must be there.
+
+    The length is the number of ratings.
+
+    Args:
+        folder: where the files are, all of them with the ending `.parquet`.
+        columns: the names of the columns of users, of movies and of ratings. Ids are
+            integers or strings.
+
+    Raises:
+        ValueError: there is no such folder or no file in it, a file is missing, is not
+            a complete Parquet file, or lacks a column or has one of another type. The
+            file is named.
+
+    Example:
+        >>> import tempfile
+        >>> from memembed.data import write_synthetic_shards
+        >>> folder = tempfile.mkdtemp()
+        >>> write_synthetic_shards(folder, 5000, num_users=300, num_movies=50)
+        >>> shards = RatingShards(folder)
+        >>> users = shards.vocabulary("user_id")
+        >>> movies = shards.vocabulary("movie_id")
+        >>> batches = shards.batches(users, movies, batch_size=100)
+        >>> inputs, ratings = batches[0]
+        >>> inputs["user"].shape, ratings.dtype, len(batches)
+        ((100,), dtype('float32'), 50)
+    """
+
+    def __init__(self, folder, columns=("user_id", "movie_id", "rating")):
+        self.folder, self.columns = Path(folder), tuple(columns)
+        self.files = sorted(self.folder.glob("*.parquet"))
+        if not self.files:
+            raise ValueError(
+                "`folder` must hold Parquet files, whose names end in .parquet. "
+                f"Received: folder={str(folder)!r}"
+            )
+        _check_that_none_is_missing(self.files)
+        self.groups = [
+            (file, group, rows)
+            for file in self.files
+            for group, rows in enumerate(_rows_of_groups(file, self.columns))
+        ]
+
+    def __len__(self):
+        return sum(rows for _, _, rows in self.groups)
+
+    def vocabulary(self, column, min_count=1, progress=tqdm):
+        """Count the ids of a column, and give each a row.
+
+        What is in memory are the ids, not the ratings.
+
+        Args:
+            column: name of the column.
+            min_count: ids that are rarer have no row of their own. If it is above 1,
+                they share a last one with unknown ids.
+            progress: `tqdm`, or what takes its place. It is silent where there is no
+                terminal.
+
+        Returns:
+            A `Vocabulary`.
+
+        Raises:
+            ValueError: a file cannot be read on, or holds an id that is null.
+        """
+        check_size("min_count", min_count)
+        counted, fresh = [], []
+        groups = progress(self.groups, f"ids of {column}", disable=None, unit="group")
+        for file, group, _ in groups:
+            ids = _read(file, [group], [column])[column]
+            found = ids.value_counts()
+            fresh.append(pa.table({"ids": found.field(0), "counts": found.field(1)}))
+            if sum(map(len, fresh)) > max(LEAST_MERGED, *map(len, counted), 0):
+                counted, fresh = [_merged([*counted, *fresh])], []
+        merged = _merged([*counted, *fresh])
+        ids, counts = (merged[name].to_numpy() for name in ("ids", "counts"))
+        kept = counts >= min_count
+        order = np.argsort(ids[kept])
+        return Vocabulary.from_counts(
+            ids[kept][order], counts[kept][order], num_oov_indices=int(min_count > 1)
+        )
+
+    def batches(
+        self,
+        users,
+        movies,
+        batch_size=1024,
+        pool_size=2**20,
+        seed=0,
+        epoch=0,
+        process=0,
+        processes=1,
+    ):
+        """Return a dataset of batches, for `fit`.
+
+        In each epoch, the row groups come in a new order. They are read until a pool
+        is full, and its ratings are shuffled. While one pool is used, the next one is
+        read. Ratings that do not fill a last batch are left out, others in each epoch.
+
+        Args:
+            users: the `Vocabulary` of users.
+            movies: the `Vocabulary` of movies.
+            batch_size: ratings in a batch.
+            pool_size: ratings to shuffle, at least. About three times as many are in
+                memory.
+            seed: of all orders.
+            epoch: the first epoch. A training that goes on after two epochs goes on
+                with 2, and sees what it would have seen.
+            process: if several processes train one model, which one this is, from 0.
+            processes: how many they are. Each reads row groups of its own, and all
+                have as many batches.
+
+        Returns:
+            A `keras.utils.PyDataset` for `fit(..., shuffle=False)`. A batch is a dict
+            of the rows of `"user"` and `"movie"` (int32), and the ratings (float32).
+
+        Raises:
+            ValueError: a number is out of range, or there are too few ratings for one
+                batch. Later, when it is read: a file is cut or gone, or holds a null
+                or an unknown id.
+        """
+        for name, value in (("batch_size", batch_size), ("pool_size", pool_size)):
+            check_size(name, value)
+        if not 0 <= process < check_size("processes", processes):
+            raise ValueError(
+                f"`process` must be from 0 to {processes - 1}. Received: {process}"
+            )
+        shares = [self.groups[i::processes] for i in range(processes)]
+        length = min(sum(rows for *_, rows in share) for share in shares) // batch_size
+        if not length:
+            raise ValueError(
+                f"`batch_size` must be smaller: {processes} processes have no batch of "
+                f"{batch_size} in {len(self)} ratings in {len(self.groups)} row groups."
+            )
+        read = _Reader(self.columns, users, movies)
+        order = seed, epoch
+        return _Batches(shares[process], length, batch_size, pool_size, order, read)
+
+
+class _Reader:
+    """Reads row groups, and encodes them."""
+
+    def __init__(self, columns, users, movies):
+        self.columns, self.vocabularies = columns, (users, movies)
+
+    def __call__(self, groups):
+        """Return users, movies and ratings of a list of row groups."""
+        parts = []
+        for file, chosen in groupby(groups, key=lambda group: group[0]):
+            table = _read(file, [number for _, number, _ in chosen], self.columns)
+            *ids, ratings = (table[name].to_numpy() for name in self.columns)
+            try:
+                rows = [
+                    vocabulary.encode(each)
+                    for vocabulary, each in zip(self.vocabularies, ids, strict=True)
+                ]
+            except ValueError as error:
+                raise ValueError(f"{file}: {error}") from error
+            parts.append((*rows, ratings.astype("float32")))
+        return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+
+
+class _Batches(keras.utils.PyDataset):
+    """The batches of one process, which can only be read in order.
+
+    To ask for the first one again begins the next epoch, if the last one was reached,
+    and else the same: Keras looks at a few batches before it trains.
+    """
+
+    def __init__(self, groups, length, batch_size, pool_size, order, read):
+        super().__init__()
+        self.groups, self.length, self.read = groups, length, read
+        self.batch_size, self.pool_size = batch_size, pool_size
+        self.seed, self.epoch = order
+        self.position, self.stream = 0, None
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        if not 0 <= index < self.length:
+            raise IndexError(index)
+        if index == 0:
+            self.epoch += self.position == self.length
+            self.position, self.stream = 0, self._stream()
+        if index != self.position:
+            raise ValueError(
+                "Batches of files must be read in order. They are shuffled already: "
+                "call `fit` with `shuffle=False`."
+            )
+        self.position += 1
+        return next(self.stream)
+
+    def _stream(self):
+        random, left = np.random.default_rng([self.seed, self.epoch]), None
+        for pool in self._pools(random):
+            if left is not None:
+                pool = [np.concatenate(pair) for pair in zip(left, pool, strict=True)]
+            order = random.permutation(len(pool[0]))
+            whole = len(order) - len(order) % self.batch_size
+            for start in range(0, whole, self.batch_size):
+                rows = order[start : start + self.batch_size]
+                user, movie, rating = (array[rows] for array in pool)
+                yield {"user": user, "movie": movie}, rating
+            left = [array[order[whole:]] for array in pool]
+
+    def _pools(self, random):
+        """Yield what is read, and read on in the meantime."""
+        with ThreadPoolExecutor(1) as executor:
+            waiting = []
+            for chosen in self._chosen(random):
+                waiting.append(executor.submit(self.read, chosen))
+                if len(waiting) == 2:
+                    yield waiting.pop(0).result()
+            for each in waiting:
+                yield each.result()
+
+    def _chosen(self, random):
+        """Yield lists of row groups, each enough for a pool."""
+        chosen, rows = [], 0
+        for i in random.permutation(len(self.groups)):
+            chosen.append(self.groups[i])
+            rows += self.groups[i][2]
+            if rows >= self.pool_size:
+                yield chosen
+                chosen, rows = [], 0
+        if chosen:
+            yield chosen
+
+
+def _check_that_none_is_missing(files):
+    names = [re.fullmatch(r"(.*-)(\d+)-of-(\d+)", file.stem) for file in files]
+    found = {(name[1], int(name[2]), name[3]) for name in names if name}
+    for before, _, count in found:
+        for i in range(int(count)):
+            if (before, i, count) not in found:
+                missing = f"{before}{i:0{len(count)}}-of-{count}.parquet"
+                raise ValueError(f"{files[0].parent / missing} is missing.")
+
+
+def _rows_of_groups(file, columns):
+    """Return how many rows each row group has, and check the columns."""
+    try:
+        with pq.ParquetFile(file) as parquet:
+            schema, metadata = parquet.schema_arrow, parquet.metadata
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{file} is not a complete Parquet file: {error}") from error
+    for name, is_id in zip(columns, (True, True, False), strict=True):
+        if name not in schema.names:
+            raise ValueError(
+                f"{file} must have a column {name!r}. It has: {', '.join(schema.names)}"
+            )
+        kind = schema.field(name).type
+        number = pa.types.is_integer(kind) or (not is_id and pa.types.is_floating(kind))
+        text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        if not (number or (is_id and text)):
+            wanted = "integers or strings" if is_id else "numbers"
+            raise ValueError(f"{file}: column {name!r} must be {wanted}. It is {kind}")
+    return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+
+
+def _read(file, groups, columns):
+    try:
+        with pq.ParquetFile(file) as parquet:
+            table = parquet.read_row_groups(groups, columns=list(columns))
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{file} cannot be read on: {error}") from error
+    for name in columns:
+        if table[name].null_count:
+            raise ValueError(f"{file}: column {name!r} must not have nulls.")
+    return table
+
+
+def _merged(tables):
+    """Add up the counts of each id."""
+    together = pa.concat_tables(tables, promote_options="permissive")
+    added = together.group_by("ids").aggregate([("counts", "sum")])
+    return added.rename_columns({"ids": "ids", "counts_sum": "counts"})
