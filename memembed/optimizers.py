@@ -9,11 +9,14 @@ from keras import ops
 class RowwiseAdagrad(keras.optimizers.Optimizer):
     """Adagrad with a state for each row, not for each number.
 
-    The state of a row is the sum, over all steps, of the mean square of its gradient.
-    A step of the row is the gradient times the learning rate, divided by the root of
-    the state. So a table of 64 columns has a state of 1/64 of its bytes; Adam has two
-    slots as large as the table. A weight with a single axis, such as a bias, has a
-    state for each number.
+    The state of a row is the sum, over all steps, of the mean square of its gradient. A
+    step of the row is the gradient times the learning rate, divided by the root of the
+    state. So a table of 64 columns has a state of 1/64 of its bytes, where Adam has two
+    slots as large as the table. A weight with a single axis, such as a bias, has a state
+    for each number.
+
+    The states begin with 0. Where the loss is a mean over a large batch, the gradient of
+    one row is tiny, and Keras's Adagrad, whose states begin with 0.1, hardly moves it.
 
     A row that no id of the batch looks up does not change, nor does its state. On
     TensorFlow it is not even read: a step takes as long on a large table as on a small
@@ -23,7 +26,7 @@ class RowwiseAdagrad(keras.optimizers.Optimizer):
     Args:
         learning_rate: as of `keras.optimizers.Adagrad`, default 0.01.
         initial_accumulator_value: what the states begin with, not negative.
-        epsilon: what is added to a state before its root is taken, positive.
+        epsilon: what is added to the root of a state, positive.
         name: name of the optimizer.
         **kwargs: as of `keras.optimizers.Optimizer`, such as `clipvalue`.
 
@@ -50,8 +53,8 @@ class RowwiseAdagrad(keras.optimizers.Optimizer):
     def __init__(
         self,
         learning_rate=0.01,
-        initial_accumulator_value=0.1,
-        epsilon=1e-7,
+        initial_accumulator_value=0.0,
+        epsilon=1e-8,
         name="rowwise_adagrad",
         **kwargs,
     ):
@@ -99,7 +102,7 @@ class RowwiseAdagrad(keras.optimizers.Optimizer):
         self.assign_sub(variable, tf.IndexedSlices(step, rows))
 
     def _step(self, gradient, state, rate):
-        return gradient * rate / ops.sqrt(state + self.epsilon)
+        return gradient * rate / (ops.sqrt(state) + self.epsilon)
 
     def get_config(self):
         return {

@@ -460,6 +460,42 @@ def rivals(rows, metric, references, worst):
     return axes
 
 
+def growth(table, unit, limits=None):
+    """Show how something grows with the vocabulary, a line for each method.
+
+    Args:
+        table: a DataFrame whose index is the number of ids, and whose columns are
+            methods. A line ends before its first missing value, and is named there.
+        unit: what the numbers are.
+        limits: a dict from a name to a number, drawn as a dotted line.
+    """
+    axes, names = _new_axes(height=4.6), {}
+    for i, (method, values) in enumerate(table.items()):
+        there = values.dropna()
+        colour = PALETTE[i % len(PALETTE)]
+        axes.loglog(there.index, there, ".-", color=colour, linewidth=1.2)
+        names[method] = there.index[-1], there.iloc[-1]
+    for name, limit in (limits or {}).items():
+        axes.axhline(limit, color="black", linestyle=":", linewidth=0.8)
+        axes.annotate(
+            name,
+            (0, limit),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(4, 2),
+            textcoords="offset points",
+            fontsize="small",
+        )
+    axes.set(xlabel="ids", ylabel=unit)
+    low, high = table.index.min(), table.index.max()
+    axes.set_xlim(low, high * (high / low) ** 0.35)
+    axes.set_xticks([each for each in table.index if each <= high])
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(EngFormatter(sep="\N{THIN SPACE}"))
+        axis.set_minor_formatter(NullFormatter())
+    _name_points(axes, names, sides=[7])
+    return axes
+
+
 def step_times(times):
     """Show how long a step takes, by the size of the vocabulary.
 

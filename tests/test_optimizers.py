@@ -7,7 +7,7 @@ import pytest
 from memembed.layers import QREmbedding
 from memembed.optimizers import RowwiseAdagrad
 
-RATE, START, EPSILON = 0.1, 0.2, 1e-7
+RATE, START, EPSILON = 0.1, 0.2, 1e-3
 
 
 def model_of(layer, optimizer):
@@ -33,7 +33,7 @@ def steps(table, kernel, bias, batches):
         for name, gradient in gradients.items():
             square = gradient**2
             states[name] += square if name == "bias" else square.mean(1, keepdims=True)
-            step = RATE * gradient / np.sqrt(states[name] + EPSILON)
+            step = RATE * gradient / (np.sqrt(states[name]) + EPSILON)
             weights[name] = weights[name] - step
     return list(weights.values())
 

@@ -64,6 +64,17 @@ def test_bars():
     assert widths(plotting.bars(frame, "s")) == [30, 10, 3, 2]
 
 
+def test_growth_names_a_line_where_it_ends():
+    table = pd.DataFrame({"a": [1, 10], "b": [5, np.nan]}, index=[1000, 10_000])
+    axes = plotting.growth(table, "s", {"enough": 7})
+    assert {text.get_text(): text.xy for text in axes.texts} == {
+        "a": (10_000, 10),
+        "b": (1000, 5),
+        "enough": (0, 7),
+    }
+    assert [len(line.get_xdata()) for line in axes.lines] == [2, 1, 2]
+
+
 def test_quotient_remainder_grid():
     axes = plotting.quotient_remainder_grid(10, 4)
     positions = {int(text.get_text()): text.get_position() for text in axes.texts}
