@@ -7,6 +7,7 @@ from keras import constraints, dtype_policies, initializers, ops, regularizers
 from memembed.shapes import check_size
 
 INT32_IDS = 2**31  # how many ids int32 can tell apart
+FLOAT_IDS = {"bfloat16": 2**8, "float16": 2**11, "float32": 2**24, "float64": 2**53}
 
 
 def known_ids(inputs, input_dim):
@@ -18,11 +19,20 @@ def known_ids(inputs, input_dim):
 
     Returns:
         A boolean tensor, and the ids as int32, or int64 if int32 could not hold them.
+
+    Raises:
+        ValueError: the ids are floats that cannot tell so many apart.
     """
     inputs = ops.convert_to_tensor(inputs)
     given = keras.backend.standardize_dtype(inputs.dtype)
     needed = "int32" if input_dim <= INT32_IDS else "int64"
     signed = "int64" if "64" in given else needed
+    if input_dim > FLOAT_IDS.get(given, input_dim):
+        raise ValueError(
+            f"Ids of dtype {given} are not told apart above {FLOAT_IDS[given]:,}. Make "
+            "them integers, as by `keras.Input((), dtype='int32')`: the default is "
+            f"float32. Received: a vocabulary of {input_dim:,} ids"
+        )
     if "float" in given:
         # What no integer holds, NaN too, could become any: each backend has its way.
         inputs = ops.cast(inputs, keras.backend.result_type(given, "float32"))

@@ -141,8 +141,16 @@ def test_vocabulary_past_32_bits():
     assert np.isnan(rows[3:]).all()
     np.testing.assert_array_equal(embed(layer, ids[:1].astype("int32")), expected[:1])
     np.testing.assert_array_equal(
-        embed(layer, ids[1:2].astype("float32")), [[0, 2**15]]
+        embed(layer, ids[1:2].astype("float64")), [[0, 2**15]]
     )
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("float32", 24), ("float16", 11)])
+def test_floats_that_cannot_tell_all_ids_apart_are_refused(dtype, bits):
+    ids = ops.array([1.0], dtype)
+    assert np.isfinite(embed(QREmbedding(2**bits, 2), ids)).all()
+    with pytest.raises(ValueError, match=f"dtype {dtype} .* above {2**bits:,}"):
+        embed(QREmbedding(2**bits + 1, 2), ids)
 
 
 def test_ids_up_to_the_last_of_32_bits():
@@ -158,4 +166,3 @@ def test_ids_that_float16_could_not_hold():
     layer = QREmbedding(100_000, 4, dtype="mixed_float16")
     embeddings = embed(layer, np.array([4999, 99_999, 100_000]))
     assert np.isnan(embeddings).all(axis=-1).tolist() == [False, False, True]
-    assert np.isnan(embed(layer, ops.array([np.inf], "float16"))).all()
