@@ -11,7 +11,17 @@ import sys
 
 import pandas as pd
 
-from benchmarks import compression, data, epoch, imports, layers, training
+from benchmarks import (
+    compression,
+    data,
+    epoch,
+    growth,
+    imports,
+    layers,
+    streaming,
+    training,
+    vocabulary,
+)
 from benchmarks.machine import ROOT, machine
 from memembed.experiments.results import stored
 
@@ -23,6 +33,9 @@ PARTS = {
     "epoch": epoch,
     "layers": layers,
     "compression": compression,
+    "vocabulary": vocabulary,
+    "streaming": streaming,
+    "growth": growth,
     "imports": imports,
 }
 
@@ -42,7 +55,8 @@ def page():
     """Render what is stored: a section for each part."""
     taken_on = stored("machine").set_index("part")
     lines = ["# Results", "Written by `make bench`."]
-    for name, part in PARTS.items():
+    for name in filter(taken_on.index.__contains__, PARTS):
+        part = PARTS[name]
         where, what = taken_on.loc[name]
         lines += [*part.section(), f"Taken on {where}; {what}."]
     return "\n\n".join(lines) + "\n"

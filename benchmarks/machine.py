@@ -48,6 +48,6 @@ def backend_versions():
 
 
 def spread(values, form="{:.3g}"):
-    """Write a median and a range."""
+    """Write a median and a range, or the value if there is only one."""
     median, low, high = (form.format(x) for x in values.quantile([0.5, 0, 1]))
-    return f"{median} ({low} to {high})"
+    return f"{median} ({low} to {high})" if len(values) > 1 else median

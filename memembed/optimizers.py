@@ -12,11 +12,11 @@ class RowwiseAdagrad(keras.optimizers.Optimizer):
     The state of a row is the sum, over all steps, of the mean square of its gradient. A
     step of the row is the gradient times the learning rate, divided by the root of the
     state. So a table of 64 columns has a state of 1/64 of its bytes, where Adam has two
-    slots as large as the table. A weight with a single axis, such as a bias, has a state
-    for each number.
+    slots as large as the table. A weight with one axis, such as a bias, has a state for
+    each number.
 
-    The states begin with 0. Where the loss is a mean over a large batch, the gradient of
-    one row is tiny, and Keras's Adagrad, whose states begin with 0.1, hardly moves it.
+    The states begin with 0. Where the loss is a mean over a large batch, the gradient
+    of one row is tiny: Keras's Adagrad, whose states begin with 0.1, hardly moves it.
 
     A row that no id of the batch looks up does not change, nor does its state. On
     TensorFlow it is not even read: a step takes as long on a large table as on a small

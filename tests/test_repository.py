@@ -24,8 +24,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 # Each lock's extras, as in the Makefile, and the backend that it holds.
 LOCKS = {
-    "requirements.lock": (["dev"], {"tensorflow"}),
-    "requirements-jax.lock": (["test-layers", "jax"], {"jax"}),
+    "requirements.lock": (["dev"], {"tensorflow", "jax"}),
+    "requirements-jax.lock": (["test-layers", "distributed"], {"jax"}),
     "requirements-torch.lock": (["test-layers"], set()),
 }
 each_lock = pytest.mark.parametrize("lock", LOCKS)
@@ -159,14 +159,14 @@ def test_a_lock_holds_hashes_and_no_address(lock):
 
 
 @each_lock
-def test_a_lock_is_within_the_bounds_and_has_one_backend(lock):
-    extras, backend = LOCKS[lock]
+def test_a_lock_is_within_the_bounds_and_has_its_backends(lock):
+    extras, backends = LOCKS[lock]
     locked = pinned(lock)
     for asked in requirements(*extras):
         versions = [version for name, version in locked if name == asked.name]
         assert versions, asked
         assert all(asked.specifier.contains(version) for version in versions), asked
-    assert {name for name, _ in locked} & {"tensorflow", "jax", "torch"} == backend
+    assert {name for name, _ in locked} & {"tensorflow", "jax", "torch"} == backends
 
 
 @each_lock

@@ -1,0 +1,154 @@
+"""Read a million to a hundred million ratings from Parquet: speed and memory.
+
+Each run is a process of its own, so that its peak of memory is its own:
+
+    .venv/bin/python -m benchmarks.streaming files /tmp/ratings 1000000
+"""
+
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+import pandas as pd
+from tqdm import tqdm
+
+from benchmarks.machine import ROOT, spread, versions
+from memembed.experiments.results import stored
+
+__all__ = ["measure", "section", "versions"]
+
+RATINGS = (10**6, 10**7, 10**8)
+USERS, COLUMNS, BATCH_SIZE = 10**6, 16, 4096
+STEPS = 2000  # of training, at most
+
+
+def measure(repeats):
+    """Yield the table after each number of ratings."""
+    found = []
+    for ratings in RATINGS:
+        with tempfile.TemporaryDirectory() as folder:
+            ask("write", folder, ratings)
+            for repeat in tqdm(range(repeats), f"{ratings:,} ratings"):
+                for way in ("files", "memory"):
+                    numbers = ask(way, folder, ratings)
+                    found.append([ratings, repeat, way, *numbers])
+        columns = ["ratings", "repeat", "way"]
+        columns += ["vocabularies", "reading", "training", "peak"]
+        yield {"streaming": pd.DataFrame(found, columns=columns)}
+
+
+def ask(way, folder, ratings):
+    """Run one way in a process of its own, and return the numbers that it prints."""
+    command = [sys.executable, "-m", "benchmarks.streaming", way, folder, str(ratings)]
+    said = subprocess.run(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, check=True
+    )
+    return [float(each) for each in said.stdout.split()]
+
+
+def section():
+    """Render the stored table."""
+    found = stored("streaming").pivot(index=["ratings", "repeat"], columns="way")
+    lines = []
+    for ratings, turns in found.groupby("ratings"):
+        rate, peak = ratings / turns["reading"]["files"] / 1e6, turns["peak"] / 1e6
+        training = turns["training"]["files"] / turns["training"]["memory"]
+        lines.append(
+            {
+                "ratings": f"{ratings:,}",
+                "vocabularies, s": spread(turns["vocabularies"]["files"]),
+                "read, millions a second": spread(rate),
+                "a step, times that from memory": spread(training),
+                "from files, MB": spread(peak["files"], "{:,.0f}"),
+                "from memory, MB": spread(peak["memory"], "{:,.0f}"),
+            }
+        )
+    return [
+        "## Ratings from files",
+        f"Synthetic ratings of {USERS:,} users in Parquet, by `RatingShards`: both "
+        "vocabularies, one epoch of reading alone, and training a dot-product model of "
+        f"{COLUMNS} columns, {BATCH_SIZE:,} ratings a step, beside the same from "
+        "arrays in memory. MB are the peak of the process, with all that it imports.",
+        pd.DataFrame(lines).to_markdown(index=False),
+    ]
+
+
+def write(folder, ratings):
+    """Write the files."""
+    from memembed.data import write_synthetic_shards
+
+    write_synthetic_shards(folder, ratings, num_users=USERS)
+
+
+def read(folder, keep):
+    """Return seconds: for the vocabularies, for an epoch of reading, and for a step."""
+    from memembed.data import RatingShards
+
+    start = time.perf_counter()
+    shards = RatingShards(folder)
+    users, movies = map(shards.vocabulary, ("user_id", "movie_id"))
+    counted = time.perf_counter()
+    batches = shards.batches(users, movies, BATCH_SIZE)
+    steps = min(len(batches), STEPS)
+    data = {"x": batches, "shuffle": False}
+    if keep:
+        data = kept(batches, BATCH_SIZE)
+    else:
+        for i in range(len(batches)):
+            batches[i]
+    done = time.perf_counter()
+
+    model = untrained(users, movies)
+    model.fit(**data, steps_per_epoch=5, verbose=0)  # what is compiled is not counted
+    begun = time.perf_counter()
+    model.fit(**data, steps_per_epoch=steps, verbose=0)
+    trained = (time.perf_counter() - begun) / steps
+    return counted - start, done - counted, trained
+
+
+def kept(batches, batch_size):
+    """Return all batches as arrays, as arguments of `fit`."""
+    import numpy as np
+
+    count = len(batches) * batch_size
+    x = {name: np.empty(count, "int32") for name in ("user", "movie")}
+    y = np.empty(count, "float32")
+    for i in range(len(batches)):
+        inputs, ratings = batches[i]
+        place = slice(i * batch_size, (i + 1) * batch_size)
+        y[place] = ratings
+        for name, rows in inputs.items():
+            x[name][place] = rows
+    return {"x": x, "y": y, "batch_size": batch_size}
+
+
+def untrained(users, movies):
+    """Return a compiled model of full tables."""
+    import keras
+
+    from memembed.models import dot_product_model
+    from memembed.optimizers import RowwiseAdagrad
+
+    tables = (
+        keras.layers.Embedding(len(each), COLUMNS, name=name)
+        for each, name in ((users, "user_embedding"), (movies, "movie_embedding"))
+    )
+    model = dot_product_model(*tables)
+    model.compile(RowwiseAdagrad(), "mse", jit_compile=True)
+    return model
+
+
+def main():
+    """Run one way, and print its numbers."""
+    way, folder, ratings = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    if way == "write":
+        write(folder, ratings)
+        return
+    seconds = read(folder, keep=way == "memory")
+    print(*seconds, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+if __name__ == "__main__":
+    main()
