@@ -492,6 +492,7 @@ def growth(table, unit, limits=None):
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(EngFormatter(sep="\N{THIN SPACE}"))
         axis.set_minor_formatter(NullFormatter())
+    axes.minorticks_off()
     _name_points(axes, names, sides=[7])
     return axes
 

@@ -215,6 +215,24 @@ def _complaint(worker):
     return f"Process {worker.name} ended {how}, and the others here were stopped.{lost}"
 
 
+def check_name_of_host(address):
+    """End if this host's name stands for itself alone: Gloo connects to that name.
+
+    Args:
+        address: host and port of the first process.
+    """
+    name = socket.gethostname()
+    try:
+        own, first = map(socket.gethostbyname, (name, address.rpartition(":")[0]))
+    except OSError:
+        return  # JAX says in its words what it cannot reach
+    if own.startswith("127.") and not first.startswith("127."):
+        sys.exit(
+            "The name of each host must stand for an address that the others reach, "
+            f"in /etc/hosts or by DNS. Received: {name}, which stands for {own}"
+        )
+
+
 def free_port():
     """Return a port of this machine that nobody uses."""
     with socket.socket() as one:
@@ -244,6 +262,7 @@ def main():
         numbers = range(given.processes)
     elif 0 <= given.process < given.processes and given.address:
         numbers = [given.process]
+        check_name_of_host(given.address)
     else:
         parser.error(
             f"--process must be from 0 to {given.processes - 1}, with an --address"
