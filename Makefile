@@ -99,7 +99,7 @@ COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-vers
 
 # A package has the same version in all of them. Torch is in none: tools/make_venv.py
 # says why.
-lock: $(INSTALLED) ## write the locks anew; UPGRADE=1 for the newest versions
+lock: $(INSTALLED) ## write the locks again; UPGRADE=1 for the newest versions
 	$(COMPILE) --extra dev --output-file requirements.lock
 	$(COMPILE) --extra test-layers,distributed --constraint requirements.lock \
 		--output-file requirements-jax.lock

@@ -1,4 +1,4 @@
-"""The Keras example's way to train, written anew to be timed beside ours.
+"""The Keras example's way to train, written again to be timed beside ours.
 
 "Memory-efficient embeddings for recommendation systems" (Khalid Salama, 2021) writes
 the ratings to CSV files, reads them back in shuffled batches with `make_csv_dataset`,

@@ -175,7 +175,7 @@ def loss_of(embeddings, targets):
 def tensorflow_functions(layer):
     import tensorflow as tf
 
-    tf.get_logger().setLevel("ERROR")  # each size is compiled anew, and means to be
+    tf.get_logger().setLevel("ERROR")  # each size is compiled again, as it should be
 
     compiled = tf.function(jit_compile=True)
     variables = layer.trainable_variables

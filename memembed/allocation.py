@@ -163,7 +163,7 @@ def plan_bits(errors, rows, max_bytes):
     return bits, sum(error[range(len(each)), each].sum() for error, each in pairs)
 
 
-def allot(groups, max_bytes, reserved=0, progress=lambda numbers: None):
+def allocate(groups, max_bytes, reserved=0, progress=lambda numbers: None):
     """Choose how each table is held, with how many columns, and the bits of its blocks.
 
     Args:

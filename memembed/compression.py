@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from memembed.allocation import Layout, allot, equal_shares
+from memembed.allocation import Layout, allocate, equal_shares
 from memembed.examples import batches, count_batches
 from memembed.layers import LowBitEmbedding
 from memembed.models import embeddings_of
@@ -119,7 +119,7 @@ def compress(model, examples, max_bytes, num_blocks=5, batch_size=1024, verbose=
     others = size - sum(map(num_bytes, layers))
     layouts = [way for group in groups for ways in group for way in ways.values()]
     bar = _bar("Choosing bits", sum(x.table.size for x in layouts), "number", show)
-    plan = allot(groups, max_bytes, others, bar)
+    plan = allocate(groups, max_bytes, others, bar)
     del tables, groups, layouts  # of millions of rows; the plan holds what was chosen
     places = {layer: _low_bit(layer, *plan[layer]) for layer in layers}
     return rebuild(model, places.get)

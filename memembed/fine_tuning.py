@@ -211,7 +211,7 @@ class _Search:
 
 
 class _Penalty(LookupL2):
-    """A penalty that changes without anything being compiled anew."""
+    """A penalty that changes without anything being compiled again."""
 
     def __init__(self, l2=0.0):
         self.l2 = keras.Variable(l2, trainable=False, autocast=False)

@@ -99,7 +99,7 @@ class Probe(keras.Layer):
         self.reset()
 
     def reset(self, shifts=None, turn=None):
-        """Begin anew.
+        """Begin again.
 
         Args:
             shifts: what to add to the embeddings of each call, a list; or None.

@@ -4,8 +4,9 @@
     python tools/make_venv.py .venv-jax     # requirements-jax.lock: the layers' tests
     python tools/make_venv.py .venv-torch   # requirements-torch.lock, and Torch
 
-It starts anew each time: uv takes what it has downloaded before from its cache. What a
-machine lacks is said in one sentence, so this file keeps to what Python 3.6 can read.
+It starts from scratch each time: uv takes what it has downloaded before from its cache.
+What a machine lacks is said in one sentence, so this file keeps to what Python 3.6 can
+read.
 """
 
 import os
@@ -79,4 +80,4 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1])
     except KeyboardInterrupt:
-        sys.exit("Interrupted: the next `make` starts anew.")
+        sys.exit("Interrupted: the next `make` starts again.")

@@ -1,4 +1,4 @@
-"""Write the chapters anew, with the solutions of their exercises as cells at the end.
+"""Write copies of the chapters that end with the solutions of their exercises.
 
     python tools/solutions.py FOLDER
 

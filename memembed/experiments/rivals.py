@@ -47,7 +47,7 @@ class Candidate(NamedTuple):
 class ShuffledQREmbedding(QREmbedding):
     """A `QREmbedding` of ids in a random order.
 
-    The order is drawn anew from its seed, so that it takes no bytes.
+    The order is drawn again from its seed, so that it takes no bytes.
     """
 
     def __init__(self, input_dim, output_dim, *args, seed=0, **kwargs):

@@ -5,7 +5,13 @@ import keras
 import numpy as np
 import pytest
 
-from memembed.allocation import Layout, allot, equal_shares, plan_bits, rounding_errors
+from memembed.allocation import (
+    Layout,
+    allocate,
+    equal_shares,
+    plan_bits,
+    rounding_errors,
+)
 from memembed.layers import LowBitEmbedding
 from memembed.sizing import code_bytes
 
@@ -108,21 +114,21 @@ def groups():
 
 @pytest.mark.parametrize("max_bytes", [120, 200, 300, 500, 1000])
 def test_a_budget_is_never_exceeded(max_bytes):
-    assert 0.9 * max_bytes < used(allot(groups(), max_bytes)) <= max_bytes
+    assert 0.9 * max_bytes < used(allocate(groups(), max_bytes)) <= max_bytes
 
 
 def test_the_least_budget_is_enough_and_less_is_refused():
     with pytest.raises(ValueError, match=r"`max_bytes` must be at least") as refused:
-        allot(groups(), 1)
+        allocate(groups(), 1)
     least = int(re.search(r"at least (\d+)", str(refused.value))[1])
-    assert used(allot(groups(), least)) <= least
+    assert used(allocate(groups(), least)) <= least
     match = f"at least {least + 9}: 9 for what.*Received: max_bytes={least + 8}"
     with pytest.raises(ValueError, match=match):
-        allot(groups(), least + 8, reserved=9)
+        allocate(groups(), least + 8, reserved=9)
 
 
 def test_tables_of_a_pair_keep_the_same_columns():
-    plan = allot(groups(), 300)
+    plan = allocate(groups(), 300)
     columns = [len(each) for name in ("one", "two") for each in plan[name][1]]
     assert len(set(columns)) == 1
     assert columns[0] < 6
@@ -134,6 +140,6 @@ def test_columns_that_hold_nothing_cost_nothing():
     table = rng.normal(size=(90, 6)) * [1, 1, 1e-4, 1e-4, 1e-4, 1e-4]
     plain = Layout(table, np.ones(90), np.ones(6), [np.arange(30), np.arange(30, 90)])
     numbers = []
-    ((_, bits),) = allot([[{"one": plain}]], 200, progress=numbers.append).values()
+    ((_, bits),) = allocate([[{"one": plain}]], 200, progress=numbers.append).values()
     assert [len(block) for block in bits] == [2, 2]
     assert numbers == [180, 360]
