@@ -195,10 +195,12 @@ def launch(run, numbers):
     for worker in workers:
         worker.start()
         print(f"process {worker.name} of {run.processes}: pid {worker.pid}", flush=True)
+    running = {worker.sentinel: worker for worker in workers}
     try:
-        while running := [each for each in workers if each.exitcode is None]:
-            wait([each.sentinel for each in running])
-            for worker in workers:
+        while running:
+            for sentinel in wait(running):
+                worker = running.pop(sentinel)
+                worker.join()  # a sentinel is ready before the exit code is known
                 if worker.exitcode:
                     return _complaint(worker)
     finally:

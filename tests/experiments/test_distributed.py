@@ -108,6 +108,29 @@ def test_a_process_on_another_machine_ends_too(tmp_path):
     assert second.end()[0] == 1
 
 
+def test_the_exit_code_of_a_process_is_waited_for(monkeypatch):
+    """The sentinel of a process can be ready while its exit code is not known."""
+
+    class Worker:
+        name, pid, sentinel, exitcode = "0", 1, 7, None
+
+        def join(self):
+            self.exitcode = -6
+
+        def start(self):
+            pass
+
+        kill = start
+
+    class Context:
+        Process = staticmethod(lambda **_: Worker())
+
+    monkeypatch.setattr("multiprocessing.get_context", lambda method: Context)
+    monkeypatch.setattr(distributed, "wait", list)
+    complaint = distributed.launch(distributed.Run(1, "", ""), [0])
+    assert complaint.startswith("Process 0 ended by SIGABRT")
+
+
 def test_a_name_that_stands_for_its_own_host_is_refused(monkeypatch):
     monkeypatch.setattr("socket.gethostname", lambda: "me")
     addresses = {"me": "127.0.1.1", "first": "10.0.0.1", "localhost": "127.0.0.1"}
