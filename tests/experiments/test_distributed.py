@@ -126,7 +126,8 @@ def test_the_exit_code_of_a_process_is_waited_for(monkeypatch):
         Process = staticmethod(lambda **_: Worker())
 
     monkeypatch.setattr("multiprocessing.get_context", lambda method: Context)
-    monkeypatch.setattr(distributed, "wait", list)
+    ready = iter([[Worker.sentinel]])
+    monkeypatch.setattr(distributed, "wait", lambda running: next(ready))
     complaint = distributed.launch(distributed.Run(1, "", ""), [0])
     assert complaint.startswith("Process 0 ended by SIGABRT")
 
