@@ -66,7 +66,9 @@ def main():
     """Run the parts that were asked for, and keep each table as it comes."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS))
-    parser.add_argument("--repeats", type=int, default=3, help="of all but layers")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="of all but layers and growth"
+    )
     arguments = parser.parse_args()
     if not {*arguments.parts} <= {*PARTS}:
         parser.error(f"the parts are {', '.join(PARTS)}")

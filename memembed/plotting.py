@@ -465,7 +465,7 @@ def growth(table, unit, limits=None):
 
     Args:
         table: a DataFrame whose index is the number of ids, and whose columns are
-            methods. A line ends before its first missing value, and is named there.
+            methods. Missing values are left out. A line is named where it ends.
         unit: what the numbers are.
         limits: a dict from a name to a number, drawn as a dotted line.
     """
@@ -488,7 +488,7 @@ def growth(table, unit, limits=None):
     axes.set(xlabel="ids", ylabel=unit)
     low, high = table.index.min(), table.index.max()
     axes.set_xlim(low, high * (high / low) ** 0.35)
-    axes.set_xticks([each for each in table.index if each <= high])
+    axes.set_xticks(table.index)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(EngFormatter(sep="\N{THIN SPACE}"))
         axis.set_minor_formatter(NullFormatter())

@@ -36,9 +36,9 @@ class RatingShards:
             integers or strings.
 
     Raises:
-        ValueError: there is no such folder or no file in it, a file is missing, is not
-            a complete Parquet file, or lacks a column or has one of another type. The
-            file is named.
+        ValueError: there is no such folder, no file in it, or no rating in them; or a
+            file is missing, is not a complete Parquet file, lacks a column, or has one
+            of another type. The file is named.
 
     Example:
         >>> import tempfile
@@ -68,6 +68,8 @@ class RatingShards:
             for file in self.files
             for group, rows in enumerate(_rows_of_groups(file, self.columns))
         ]
+        if not len(self):
+            raise ValueError(f"The files in {self.folder} hold no ratings.")
 
     def __len__(self):
         return sum(rows for _, _, rows in self.groups)
@@ -97,7 +99,7 @@ class RatingShards:
             ids = _read(file, [group], [column])[column]
             found = ids.value_counts()
             fresh.append(pa.table({"ids": found.field(0), "counts": found.field(1)}))
-            if sum(map(len, fresh)) > max(LEAST_MERGED, *map(len, counted), 0):
+            if sum(map(len, fresh)) > max([LEAST_MERGED, *map(len, counted)]):
                 counted, fresh = [_merged([*counted, *fresh])], []
         merged = _merged([*counted, *fresh])
         ids, counts = (merged[name].to_numpy() for name in ("ids", "counts"))
@@ -127,7 +129,7 @@ class RatingShards:
         Args:
             users: the `Vocabulary` of users.
             movies: the `Vocabulary` of movies.
-            batch_size: ratings in a batch.
+            batch_size: ratings in a batch, of each process.
             pool_size: ratings to shuffle, at least. About three times as many are in
                 memory.
             seed: of all orders.

@@ -213,8 +213,10 @@ def launch(run, numbers):
 def _complaint(worker):
     code = worker.exitcode
     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
-    lost = " It ends so, too, when another machine's process dies." if code < 0 else ""
-    return f"Process {worker.name} ended {how}, and the others here were stopped.{lost}"
+    return (
+        f"Process {worker.name} ended {how}, and the others here were stopped. It also "
+        "ends like this after a process on another machine has died."
+    )
 
 
 def check_name_of_host(address):

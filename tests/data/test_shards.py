@@ -147,6 +147,14 @@ def test_a_folder_without_files_is_refused(tmp_path):
         RatingShards(tmp_path)
 
 
+def test_files_without_ratings_are_refused(tmp_path):
+    table = {"user_id": pa.array([], "int64"), "movie_id": pa.array([], "int64")}
+    table = pa.table({**table, "rating": pa.array([], "float32")})
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match="hold no ratings"):
+        RatingShards(tmp_path)
+
+
 def test_a_missing_file_is_named(folder):
     (folder / "part-1-of-3.parquet").unlink()
     with pytest.raises(ValueError, match=r"part-1-of-3\.parquet is missing"):

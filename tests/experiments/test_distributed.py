@@ -103,7 +103,7 @@ def test_a_process_on_another_machine_ends_too(tmp_path):
     code, complaint = first.end()
     assert time.monotonic() - start < BOUND
     assert code == 1
-    assert re.search("^Process 0 ended .* another machine's process", complaint, re.M)
+    assert re.search("^Process 0 ended .* on another machine has died", complaint, re.M)
     assert complaint.strip().endswith("goes on from the last checkpoint.")
     assert second.end()[0] == 1
 

@@ -50,7 +50,7 @@ def by_rows():
     devices = keras.distribution.list_devices()
     mesh = keras.distribution.DeviceMesh((len(devices),), ["batch"], devices)
     layouts = keras.distribution.LayoutMap(mesh)
-    layouts["user/.*embeddings|user/embeddings"] = ("batch", None)
+    layouts["user/.*embeddings"] = ("batch", None)
     return keras.distribution.ModelParallel(
         layout_map=layouts, batch_dim_name="batch", auto_shard_dataset=False
     )
