@@ -149,6 +149,48 @@ def quotient_remainder_grid(input_dim, num_buckets):
     return axes
 
 
+def matrices(named, rows, signs):
+    """Show small matrices side by side, and in each the row that an id looks up.
+
+    Args:
+        named: a dict from names to matrices.
+        rows: of each matrix, the row that is looked up; or None, where all are used.
+        signs: what stands between the matrices, one character for each gap.
+    """
+    tables = [np.asarray(matrix, float) for matrix in named.values()]
+    tallest = max(len(table) for table in tables)
+    axes = _new_axes(height=0.9 + 0.42 * tallest)
+    limit = max(np.abs(table).max() for table in tables)
+    left = 0
+    for (name, table), row, sign in zip(
+        zip(named, tables, strict=True), rows, [*signs, ""], strict=True
+    ):
+        height, width = table.shape
+        top = (tallest - height) / 2
+        right, bottom = left + width, top + height
+        colours = {"cmap": "PuOr", "vmin": -2 * limit, "vmax": 2 * limit}
+        axes.imshow(table, extent=(left, right, bottom, top), **colours)
+        for (i, j), value in np.ndenumerate(table):
+            used = row is None or i == row
+            axes.text(
+                *(left + j + 0.5, top + i + 0.5, f"{value:.2f}"),
+                **{"ha": "center", "va": "center", "fontsize": 9},
+                color="black" if used else "#555555",
+            )
+        start, count = (top, height) if row is None else (top + row, 1)
+        axes.add_patch(
+            plt.Rectangle((left, start), width, count, fill=False, color=ORANGE, lw=2)
+        )
+        style = {"ha": "center", "va": "bottom", "fontsize": 10}
+        axes.text(left + width / 2, top - 0.2, name, **style)
+        middle = {"ha": "center", "va": "center", "fontsize": 14}
+        axes.text(right + 0.5, tallest / 2, sign, **middle)
+        left = right + 1
+    axes.set(xlim=(-0.6, left - 0.4), ylim=(tallest + 0.1, -0.9), aspect="auto")
+    axes.axis("off")
+    return axes
+
+
 def bucket_rows(input_dim):
     """Show how many rows the two tables have together, by the number of buckets.
 

@@ -103,6 +103,32 @@ def test_column_strengths():
     np.testing.assert_allclose(axes.lines[0].get_xydata(), [[1, 5], [2, 2]])
 
 
+def test_matrices_outline_the_rows_that_are_looked_up():
+    tables = {"a": [[1, 2], [3, 4], [5, 6]], "b": [[-0.5, 7]], "c": [[8, 9]]}
+    axes = plotting.matrices(tables, rows=[2, 0, None], signs="×=")
+    texts = [text.get_text() for text in axes.texts]
+    expected = [
+        "1.00",
+        "2.00",
+        "3.00",
+        "4.00",
+        "5.00",
+        "6.00",
+        "a",
+        "×",
+        "-0.50",
+        "7.00",
+        "b",
+        "=",
+        "8.00",
+        "9.00",
+        "c",
+    ]
+    assert texts == [*expected, ""]
+    outlined = [(box.get_xy(), box.get_height()) for box in axes.patches]
+    assert outlined == [((0, 2), 1), ((3, 1), 1), ((6, 1), 1)]
+
+
 def test_bit_map():
     axes = plotting.bit_map([[3, 1, 0], [2, 0, 0]], [10, 2000])
     assert [text.get_text() for text in axes.texts] == ["3", "1", "0", "2", "0", "0"]
