@@ -31,13 +31,14 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help book test test-backends test-tensorflow test-jax test-torch test-book \
-	distributed solutions bench study lab venv lint lock links colab repository clean
+	test-lab distributed solutions bench study lab venv lint lock links colab repository clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 book: $(INSTALLED) ## run every chapter and build the book
 	@rm -rf _build
+	$(BIN)/python tools/run_chapters.py _build
 	$(BIN)/jupyter-book build . -n -W --keep-going
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
@@ -70,6 +71,9 @@ distributed: .venv-jax/.installed ## train in two processes, and kill one of the
 test-book: $(INSTALLED) ## check the pages that `make book` built
 	$(BIN)/python -m pytest -n $(WORKERS) -rs -m book tests/book
 
+test-lab: $(INSTALLED) ## run every chapter in JupyterLab, in a browser
+	$(BIN)/python -m pytest -n $(WORKERS) -rs -m lab tests/book
+
 solutions: $(INSTALLED) ## run every chapter with the solutions of its exercises
 	@rm -rf .solutions  # not in _build, where nbmake finds nothing
 	$(BIN)/python tools/solutions.py .solutions
@@ -84,7 +88,8 @@ bench: $(VENVS:=/.installed) ## time training and the layers, beside others; see
 	$(BIN)/python -m benchmarks
 
 lab: $(INSTALLED) ## open the chapters in JupyterLab
-	$(BIN)/jupyter-lab --notebook-dir=chapters
+	$(BIN)/jupyter-lab --notebook-dir=chapters --LabApp.default_url=/lab/tree/index.md \
+		--LabApp.app_settings_dir=$(CURDIR)/tools/lab
 
 venv: $(INSTALLED) ## install the locked packages into .venv
 
@@ -109,7 +114,7 @@ lock: $(INSTALLED) ## write the locks again; UPGRADE=1 for the newest versions
 # The links' own settings: the chapters as they stand, not run.
 links: $(INSTALLED) ## check that the links out of the book still lead somewhere
 	@mkdir -p _build
-	@sed -e 's/execute_notebooks: force/execute_notebooks: "off"/' \
+	@sed -e 's/execute_notebooks: cache/execute_notebooks: "off"/' \
 		-e 's|: tools #|: ../tools #|' _config.yml > _build/links.yml
 	$(BIN)/jupyter-book build . --config _build/links.yml --path-output _build/links \
 		--builder linkcheck

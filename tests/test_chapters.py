@@ -12,9 +12,11 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from jupyter_cache import get_cache
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import repository
+import run_chapters
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "chapters").glob("*.ipynb"))
@@ -398,3 +400,16 @@ def test_a_folded_cell_may_check_and_may_be_long(good):
 def test_links_out_and_within_a_page_are_not_followed(tmp_path):
     text = "[a](https://example.org/x) [b](#here) `[c](missing)` [d](mailto:a@b.c)"
     assert broken_links(text, tmp_path) == []
+
+
+def test_chapters_run_side_by_side_and_those_that_fail_are_named(tmp_path):
+    chapters = tmp_path / "chapters"
+    chapters.mkdir()
+    kernel = {"kernelspec": {"name": "python3", "display_name": "", "language": ""}}
+    for name, source in (("good", "6 * 7"), ("bad", "1 / 0")):
+        notebook = new_notebook(cells=[new_code_cell(source)], metadata=kernel)
+        nbformat.write(notebook, chapters / f"{name}.ipynb")
+    with pytest.raises(SystemExit, match=r"failed:\n.*bad\.ipynb$"):
+        run_chapters.main(tmp_path, chapters)
+    kept = get_cache(tmp_path / ".jupyter_cache").list_cache_records()
+    assert [Path(record.uri).name for record in kept] == ["good.ipynb"]
