@@ -88,8 +88,7 @@ bench: $(VENVS:=/.installed) ## time training and the layers, beside others; see
 	$(BIN)/python -m benchmarks
 
 lab: $(INSTALLED) ## open the chapters in JupyterLab
-	$(BIN)/jupyter-lab --notebook-dir=chapters --LabApp.default_url=/lab/tree/index.md \
-		--LabApp.app_settings_dir=$(CURDIR)/tools/lab
+	$(BIN)/jupyter-lab --config=tools/lab/jupyter_lab_config.py
 
 venv: $(INSTALLED) ## install the locked packages into .venv
 
