@@ -1,11 +1,13 @@
 """The two ways that `make bench` compares must do the same work."""
 
+import subprocess
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import epoch, keras_example, ours, training
+from benchmarks import epoch, growth, keras_example, ours, training, vocabulary
 from benchmarks.__main__ import PARTS, page
 from memembed.data import prepare, synthetic_ratings
 from memembed.experiments.results import stored
@@ -65,3 +67,42 @@ def test_the_page_shows_what_is_stored():
     assert sorted(stored("machine").part) == sorted(PARTS)
     written = Path(__file__).parents[1] / "benchmarks" / "results.md"
     assert written.read_text(encoding="utf-8") == page()
+
+
+@pytest.mark.parametrize("numbers", [1, 1 / 4, 1 / 8])
+@pytest.mark.parametrize("make", [growth.hashing, growth.quotient_remainder])
+def test_shared_rows_take_the_numbers_that_they_are_named_by(make, numbers):
+    layer = make(numbers)(10**5)
+    layer.build()
+    assert 0.99 < layer.count_params() / (10**5 * numbers) <= 1.001
+
+
+def test_a_penalty_and_a_rate_are_walked_to():
+    class Data:
+        def trained(self, name, l2, rate, seed):
+            return l2, rate
+
+        def error(self, model, part):
+            """Have a low place at a penalty of 0.1, and a lower one at 0.00001."""
+            l2, rate = model
+            high, low = abs(np.log(l2 / 0.1)), abs(np.log(l2 / 1e-5)) - 1
+            return min(high, low) + abs(np.log(rate / 0.9))
+
+    penalty, rate = growth.choose(Data(), "hashing, 1 numbers")
+    assert 0.5e-5 < penalty < 2e-5
+    assert rate == pytest.approx(0.9)
+
+
+def test_what_does_not_fit_has_no_numbers_and_other_errors_are_raised(monkeypatch):
+    def end_with(code, words):
+        ended = subprocess.CompletedProcess([], code, "1 2 3 4\n", words)
+        monkeypatch.setattr("subprocess.run", lambda *_, **__: ended)
+
+    end_with(0, "")
+    assert vocabulary.run("full table", "adam", 10) == [1, 2, 3, 4]
+    for code, words in ((1, "ran out of memory"), (1, "OOM when"), (-9, "")):
+        end_with(code, words)
+        assert np.isnan(vocabulary.run("full table", "adam", 10)).all()
+    end_with(1, "TypeError")
+    with pytest.raises(RuntimeError, match="TypeError"):
+        vocabulary.run("full table", "adam", 10)
