@@ -539,6 +539,52 @@ def growth(table, unit, limits=None):
     return axes
 
 
+def frontiers(points, references=None, highest=1.0):
+    """Show how low an error each method reaches at each size.
+
+    Args:
+        points: a dict from methods to DataFrames with columns `bytes` and `mse`,
+            smallest model first, as `memembed.experiments.frontiers` returns it. The
+            last method is drawn the widest.
+        references: a dict from a name to bytes and an error: a star, and a dotted line
+            from it to smaller models.
+        highest: the greatest error that is drawn.
+    """
+    axes, names = _new_axes(height=4.6), {}
+    *_, newest = points
+    for (method, models), colour in zip(points.items(), PALETTE, strict=False):
+        shown = models[models.mse <= highest]
+        axes.plot(
+            *(shown.bytes, shown.mse, "o-"),
+            color=colour,
+            linewidth=2.4 if method == newest else 1.2,
+            markersize=5 if method == newest else 3,
+        )
+        names[method] = tuple(shown[["bytes", "mse"]].iloc[0])
+    for name, (size, error) in (references or {}).items():
+        axes.plot(size, error, "k*", markersize=8)
+        axes.plot([1, size], [error, error], "k:", linewidth=0.8)
+        axes.annotate(
+            name,
+            (0, error),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(4, 2),
+            textcoords="offset points",
+            fontsize="small",
+        )
+    axes.set(
+        xscale="log",
+        xlabel="bytes of weights",
+        ylabel=METRICS["mse"],
+        xlim=(3e3, 6e6),
+        ylim=(0.68, highest),
+    )
+    axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    _name_points(axes, names)
+    return axes
+
+
 def step_times(times):
     """Show how long a step takes, by the size of the vocabulary.
 

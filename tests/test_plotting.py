@@ -249,3 +249,14 @@ def test_table():
     values = {"parameters": [623_744], "MSE": [0.74153], "MAE": [float("nan")]}
     html = plotting.table(pd.DataFrame(values, index=[0.3])).to_html()
     assert all(f">{number}<" in html for number in ("0.30", "623,744", "0.7415", "–"))
+
+
+def test_frontiers_draw_what_is_in_sight_and_the_newest_widest():
+    points = {
+        "old": pd.DataFrame({"bytes": [1e4, 1e5], "mse": [1.2, 0.9]}),
+        "new": pd.DataFrame({"bytes": [2e4, 3e5], "mse": [0.8, 0.7]}),
+    }
+    axes = plotting.frontiers(points, {"full": (2e6, 0.75)})
+    drawn = {(tuple(line.get_xdata()), line.get_linewidth()) for line in axes.lines}
+    assert {((1e5,), 1.2), ((2e4, 3e5), 2.4)} < drawn
+    assert {text.get_text() for text in axes.texts} == {"old", "new", "full"}
