@@ -86,6 +86,16 @@ def test_one_title(page):
     assert len(article(page).select("h1")) == 1
 
 
+@each_page
+def test_search_engines_and_chats_have_words_and_a_picture(page):
+    head = read(HTML / f"{page}.html").head
+    held = {tag.get("property") or tag.get("name"): tag for tag in head.select("meta")}
+    for name in ("description", "og:description"):
+        assert len(held[name]["content"]) > 80
+    picture = held["og:image"]["content"].partition("/_images/")[2]
+    assert (HTML / "_images" / picture).is_file()
+
+
 @each_notebook
 def test_no_error_and_no_stderr_in_outputs(page):
     assert article(page).select(".output.stderr, .output.traceback") == []
