@@ -118,11 +118,8 @@ links: $(INSTALLED) ## check that the links out of the book still lead somewhere
 	$(BIN)/jupyter-book build . --config _build/links.yml --path-output _build/links \
 		--builder linkcheck
 
-colab: ## run the chapters on the versions that Colab has, in .venv-colab
-	$(PYTHON) -m venv --clear .venv-colab
-	.venv-colab/bin/python -m pip install --quiet --disable-pip-version-check \
-		--constraint tests/colab-constraints.txt --editable '.[test]'
-	$(STAND_IN) .venv-colab/bin/python -m pytest -n $(WORKERS) --nbmake chapters
+colab: ## run each chapter as Colab does, on its versions, in .venv-colab
+	$(STAND_IN) $(PYTHON) tools/colab.py .venv-colab $(CHAPTERS)
 
 repository: ## move every link to another repository, as in URL=https://github.com/OWNER/NAME
 	@$(PYTHON) tools/repository.py '$(URL)'

@@ -1,0 +1,63 @@
+"""Run chapters as Colab does: each alone in an empty folder, on Colab's versions.
+
+    python tools/colab.py VENV [CHAPTER ...]
+
+Their first cell installs memembed, here from the last commit of this repository. What
+was installed before must have the same versions afterwards.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PREINSTALLED = ROOT / "tests" / "colab-constraints.txt"
+RUNNER = ["ipykernel", "ipywidgets", "nbclient"]
+
+
+def main(venv, chapters):
+    """Make the environment, run each chapter in it, and compare the versions."""
+    subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
+    bin = Path(venv).resolve() / "bin"
+    pip = [bin / "python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "-r", PREINSTALLED, *RUNNER], check=True)
+    before = versions(pip)
+    for chapter in chapters:
+        subprocess.run([*pip, "uninstall", "--yes", "memembed"], check=True)
+        print(f"{chapter.name} ...", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            notebook = Path(folder) / chapter.name
+            notebook.write_text(from_here(chapter.read_text("utf-8")), "utf-8")
+            environment = os.environ | {"PATH": f"{bin}:{os.environ['PATH']}"}
+            command = [bin / "jupyter-execute", "--timeout=600", notebook]
+            subprocess.run(command, check=True, cwd=folder, env=environment)
+        after = versions(pip)
+        assert "memembed" in after, f"{chapter.name} does not install memembed"
+        if changed := {
+            name: (version, after.get(name))
+            for name, version in before.items()
+            if after.get(name) != version
+        }:
+            raise SystemExit(f"{chapter.name} changes what Colab has: {changed}")
+
+
+def from_here(notebook):
+    """Return a notebook that installs memembed from this folder's repository."""
+    address = "git+https://github.com/memembed/memembed"
+    assert notebook.count(address) == 1, "the first cell has to install memembed, once"
+    return notebook.replace(address, f"git+{ROOT.as_uri()}")
+
+
+def versions(pip):
+    """Return the version of each package."""
+    listed = subprocess.check_output([*pip, "list", "--format=json"], text=True)
+    return {package["name"]: package["version"] for package in json.loads(listed)}
+
+
+if __name__ == "__main__":
+    venv, *names = sys.argv[1:]
+    found = [Path(name).resolve() for name in names]
+    main(venv, found or sorted((ROOT / "chapters").glob("*.ipynb")))
