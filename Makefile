@@ -82,6 +82,7 @@ solutions: $(INSTALLED) ## run every chapter with the solutions of its exercises
 study: $(INSTALLED) ## train all models of chapters 5 to 7; resumes
 	$(BIN)/python -m memembed.experiments.study
 	$(BIN)/python -m memembed.experiments.ladder
+	$(BIN)/python -m memembed.experiments.trials
 	$(BIN)/python -m memembed.experiments.evidence
 
 bench: $(VENVS:=/.installed) ## time training and the layers, beside others; see benchmarks/

@@ -162,7 +162,13 @@ def climb(data, seed, all_rungs=True):
 
 
 def ladder(
-    ratings, journal, splits=range(3), seeds=range(5), climb=climb, progress=tqdm
+    ratings,
+    journal,
+    splits=range(3),
+    seeds=range(5),
+    climb=climb,
+    progress=tqdm,
+    last=LAST,
 ):
     """Climb the ladder for each split and seed that the journal does not have yet.
 
@@ -173,13 +179,14 @@ def ladder(
         seeds: seeds of the models.
         climb: this module's `climb`, or what takes its place.
         progress: `tqdm`, or what takes its place.
+        last: the name of what a climb ends with.
     """
     with progress(total=len(splits) * len(seeds), desc="ladder", unit="climb") as bar:
         for split_seed in splits:
             data = prepare(ratings, seed=split_seed)
             key = {"split_seed": split_seed, "split": split_hash(data)}
             for seed in seeds:
-                if key | {"name": LAST, "seed": seed} not in journal:
+                if key | {"name": last, "seed": seed} not in journal:
                     for result in climb(data, seed, all_rungs=split_seed == 0):
                         row = key | result.row()
                         if row not in journal:
