@@ -24,7 +24,7 @@ def main(venv, chapters):
     bin = Path(venv).resolve() / "bin"
     pip = [bin / "python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "install", "-r", PREINSTALLED, *RUNNER], check=True)
-    before = versions(pip)
+    before = versions(bin / "python")
     for chapter in chapters:
         subprocess.run([*pip, "uninstall", "--yes", "memembed"], check=True)
         print(f"{chapter.name} ...", flush=True)
@@ -34,7 +34,7 @@ def main(venv, chapters):
             environment = os.environ | {"PATH": f"{bin}:{os.environ['PATH']}"}
             command = [bin / "jupyter-execute", "--timeout=600", notebook]
             subprocess.run(command, check=True, cwd=folder, env=environment)
-        after = versions(pip)
+        after = versions(bin / "python")
         assert "memembed" in after, f"{chapter.name} does not install memembed"
         if changed := {
             name: (version, after.get(name))
@@ -51,10 +51,13 @@ def from_here(notebook):
     return notebook.replace(address, f"git+{ROOT.as_uri()}")
 
 
-def versions(pip):
-    """Return the version of each package."""
-    listed = subprocess.check_output([*pip, "list", "--format=json"], text=True)
-    return {package["name"]: package["version"] for package in json.loads(listed)}
+def versions(python):
+    """Return the version of each package that a Python has."""
+    code = (
+        "import json; from importlib.metadata import distributions as all; "
+        "print(json.dumps({each.name: each.version for each in all()}))"
+    )
+    return json.loads(subprocess.check_output([python, "-c", code], text=True))
 
 
 if __name__ == "__main__":
