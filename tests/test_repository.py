@@ -13,6 +13,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+import colab
 import make_venv
 import repository
 import sphinx_repository
@@ -189,11 +190,22 @@ def test_the_torch_that_is_tested_is_within_its_bound():
 
 
 def test_the_bounds_admit_what_colab_has():
-    colab = dict(pinned("tests/colab-constraints.txt"))
-    asked = [each for each in requirements("dev") if each.name in colab]
-    assert {each.name for each in asked} == set(colab)
+    versions = dict(pinned("tests/colab-constraints.txt"))
+    asked = [each for each in requirements("dev") if each.name in versions]
+    assert {each.name for each in asked} == set(versions)
     for each in asked:
-        assert each.specifier.contains(colab[each.name]), each
+        assert each.specifier.contains(versions[each.name]), each
+
+
+def test_colab_versions_are_taken_from_its_own_list(tmp_path):
+    pins, freeze = tmp_path / "pins.txt", tmp_path / "freeze.txt"
+    pins.write_text("# What Colab has.\njinja2==3.0\nkeras==3.13.2\n")
+    freeze.write_text("# pip freeze\nJinja2==3.1.6\nkeras==3.14.0\nx @ file:///x\n")
+    colab.update(pins, freeze.as_uri())
+    assert pins.read_text() == "# What Colab has.\njinja2==3.1.6\nkeras==3.14.0\n"
+    freeze.write_text("keras==3.14.0\n")
+    with pytest.raises(SystemExit, match="no longer has jinja2"):
+        colab.update(pins, freeze.as_uri())
 
 
 def test_the_workflow_tests_every_python_that_make_accepts_and_every_backend():

@@ -1,20 +1,26 @@
 """Run chapters as Colab does: each alone in an empty folder, on Colab's versions.
 
     python tools/colab.py VENV [CHAPTER ...]
+    python tools/colab.py --update
 
 Their first cell installs memembed, here from the last commit of this repository. What
-was installed before must have the same versions afterwards.
+was installed before must have the same versions afterwards. `--update` asks Colab for
+its newest versions and writes them to tests/colab-constraints.txt.
 """
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PREINSTALLED = ROOT / "tests" / "colab-constraints.txt"
+# Colab publishes what it preinstalls, as `pip freeze` prints it.
+COLAB = "https://raw.githubusercontent.com/googlecolab/backend-info/main/pip-freeze.txt"
 RUNNER = ["ipykernel", "ipywidgets", "nbclient"]
 
 
@@ -60,7 +66,25 @@ def versions(python):
     return json.loads(subprocess.check_output([python, "-c", code], text=True))
 
 
+def update(path=PREINSTALLED, address=COLAB):
+    """Write Colab's newest versions into the file of constraints."""
+    with urllib.request.urlopen(address, timeout=60) as answer:
+        lines = answer.read().decode().splitlines()
+    colab = dict(line.lower().split("==") for line in lines if "==" in line)
+
+    def newest(pin):
+        if pin[1] not in colab:
+            raise SystemExit(f"Colab no longer has {pin[1]}: see {address}")
+        return f"{pin[1]}=={colab[pin[1]]}"
+
+    old = path.read_text("utf-8")
+    path.write_text(re.sub("^(.+)==.+$", newest, old, flags=re.MULTILINE), "utf-8")
+
+
 if __name__ == "__main__":
-    venv, *names = sys.argv[1:]
-    found = [Path(name).resolve() for name in names]
-    main(venv, found or sorted((ROOT / "chapters").glob("*.ipynb")))
+    if sys.argv[1:] == ["--update"]:
+        update()
+    else:
+        venv, *names = sys.argv[1:]
+        found = [Path(name).resolve() for name in names]
+        main(venv, found or sorted((ROOT / "chapters").glob("*.ipynb")))
