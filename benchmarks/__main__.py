@@ -73,9 +73,14 @@ def main():
     if not {*arguments.parts} <= {*PARTS}:
         parser.error(f"the parts are {', '.join(PARTS)}")
     os.environ.setdefault("MEMEMBED_DATASET", "ml-1m")  # not the stand-in by chance
-    for part in arguments.parts or PARTS:
-        for tables in PARTS[part].measure(arguments.repeats):
-            keep(part, tables)
+    parts = list(arguments.parts or PARTS)
+    for i, part in enumerate(parts):
+        try:
+            for tables in PARTS[part].measure(arguments.repeats):
+                keep(part, tables)
+        except KeyboardInterrupt:
+            left = " ".join(parts[i:])
+            sys.exit(f"\nInterrupted. To go on: python -m benchmarks {left}")
     print(f"Written to {RESULTS} and {PAGE}.", file=sys.stderr)
 
 

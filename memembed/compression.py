@@ -10,6 +10,7 @@ from memembed.allocation import Layout, allocate, equal_shares
 from memembed.examples import batches, count_batches
 from memembed.layers import LowBitEmbedding
 from memembed.models import embeddings_of
+from memembed.progress import is_watched
 from memembed.rebuild import check_model, embeddings_in, rebuild
 from memembed.sensitivity import measure
 from memembed.shapes import check_size
@@ -58,8 +59,8 @@ def compress(model, examples, max_bytes, num_blocks=5, batch_size=1024, verbose=
         num_blocks: how many blocks the ids of each table are cut into, at most.
         batch_size: how many examples are passed through the model at a time, if they
             are arrays.
-        verbose: 1 for bars of progress, 0 for none. `"auto"`: bars if standard output
-            is a terminal.
+        verbose: 1 for bars of progress, 0 for none. `"auto"`: bars in a terminal, and
+            in a notebook that is open in JupyterLab or Colab.
 
     Returns:
         A new model, to be compiled and trained. `LowBitEmbedding` layers take the place
@@ -106,7 +107,7 @@ def compress(model, examples, max_bytes, num_blocks=5, batch_size=1024, verbose=
             f"`max_bytes` must be less than {size}, which `model` takes. "
             f"Received: max_bytes={max_bytes}"
         )
-    show = sys.stdout.isatty() if verbose == "auto" else verbose
+    show = is_watched(sys.stdout) if verbose == "auto" else verbose
     bar = _bar("Measuring slopes", count_batches(examples, batch_size), "batch", show)
     found, pairs = measure(model, layers, batches(examples, batch_size), bar)
     # A turned table would not keep to a constraint.

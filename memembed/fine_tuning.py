@@ -12,6 +12,7 @@ from memembed.compression import compress, pack
 from memembed.epochs import epoch_function
 from memembed.examples import batches
 from memembed.models import LookupL2
+from memembed.progress import is_watched
 from memembed.rebuild import embeddings_in, layers_in, rebuild
 
 FIRST_RATE = 1 / 3  # of the learning rate that the model was trained with
@@ -120,8 +121,8 @@ def fine_tune(
         batch_size: examples per step, if they are arrays.
         epochs: how long each setting trains. It stops earlier if the loss has not
             fallen for two epochs.
-        verbose: 1 to print what is tried, 0 to be silent. `"auto"`: to print if
-            standard output is a terminal.
+        verbose: 1 to print what is tried, 0 to be silent. `"auto"`: to print in a
+            terminal, and in a notebook that is open in JupyterLab or Colab.
 
     Returns:
         A new model, compiled as `model` is.
@@ -144,7 +145,7 @@ def fine_tune(
         True
     """
     _check(model, examples, validation_data)
-    show = sys.stdout.isatty() if verbose == "auto" else verbose
+    show = is_watched(sys.stdout) if verbose == "auto" else verbose
     say = print if show else lambda text: None
     options = examples, validation_data, score, batch_size, epochs
     trainers = [_Trainer(model, *options)]

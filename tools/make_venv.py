@@ -58,8 +58,9 @@ def main(venv):
     print(f"Installing {lock} into {venv} (a minute or so) ...", flush=True)
     run([sys.executable, "-m", "venv", "--clear", venv])
     python = os.path.join(venv, "bin", "python")
-    pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
-    uv = [os.path.join(venv, "bin", "uv"), "pip", "install", "--quiet"]
+    quiet = [] if sys.stderr.isatty() else ["--quiet"]  # bars in a terminal
+    pip = [python, "-m", "pip", "--disable-pip-version-check", *quiet, "install"]
+    uv = [os.path.join(venv, "bin", "uv"), "pip", "install", *quiet]
     uv += ["--python", python]
     os.environ.setdefault("UV_HTTP_TIMEOUT", "180")  # seconds: some networks are slow
 

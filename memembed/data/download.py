@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pooch
 
-from memembed.data.notes import in_notebook
+from memembed.progress import is_watched
 
 
 def download(url, sha256, folder):
@@ -23,7 +23,7 @@ def download(url, sha256, folder):
 
     def retrieve(**options):
         downloader = pooch.HTTPDownloader(
-            progressbar=sys.stderr.isatty() and not in_notebook(),
+            progressbar=is_watched(sys.stderr),
             timeout=(10, 30),  # seconds to connect, and between bytes
             **options,
         )

@@ -9,9 +9,10 @@ import pooch
 from memembed.data import goodbooks, movielens
 from memembed.data.download import download
 from memembed.data.files import local_copy
-from memembed.data.notes import announce, in_notebook
+from memembed.data.notes import announce
 from memembed.data.splits import keep_last
 from memembed.data.synthetic import synthetic_ratings
+from memembed.progress import in_notebook
 
 _SOURCES = {"ml-1m": movielens, "goodbooks": goodbooks}
 

@@ -1,14 +1,8 @@
 """Notes to the reader: on the page in a notebook, a warning anywhere else."""
 
-import sys
 import warnings
 
-
-def in_notebook():
-    """Tell whether the code runs in a Jupyter kernel."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    return getattr(shell, "kernel", None) is not None
+from memembed.progress import in_notebook
 
 
 def announce(headline, details):

@@ -14,9 +14,9 @@ import keras
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from memembed.data.vocabulary import Vocabulary
+from memembed.progress import bar
 from memembed.shapes import check_size
 
 LEAST_MERGED = 2**20  # ids that are kept apart before they are counted together
@@ -74,7 +74,7 @@ class RatingShards:
     def __len__(self):
         return sum(rows for _, _, rows in self.groups)
 
-    def vocabulary(self, column, min_count=1, progress=tqdm):
+    def vocabulary(self, column, min_count=1, progress=bar):
         """Count the ids of a column, and give each a row.
 
         What is in memory are the ids, not the ratings.
@@ -83,8 +83,8 @@ class RatingShards:
             column: name of the column.
             min_count: ids that are rarer have no row of their own. If it is above 1,
                 they share a last one with unknown ids.
-            progress: `tqdm`, or what takes its place. It is silent where there is no
-                terminal.
+            progress: `tqdm`, or what takes its place. Default: `tqdm`, silent where
+                nobody watches.
 
         Returns:
             A `Vocabulary`.
@@ -94,7 +94,7 @@ class RatingShards:
         """
         check_size("min_count", min_count)
         counted, fresh = [], []
-        groups = progress(self.groups, f"ids of {column}", disable=None, unit="group")
+        groups = progress(self.groups, f"ids of {column}", unit="group")
         for file, group, _ in groups:
             ids = _read(file, [group], [column])[column]
             found = ids.value_counts()

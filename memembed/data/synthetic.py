@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
+from memembed.progress import bar
 from memembed.shapes import check_size
 
 _MIN_RATINGS_PER_USER = 20  # what MovieLens 1M promises
@@ -90,7 +90,7 @@ def write_synthetic_shards(
     noise=0.8,
     seed=0,
     shard_size=2**22,
-    progress=tqdm,
+    progress=bar,
 ):
     """Write ratings of any number of users to Parquet files, one after another.
 
@@ -112,8 +112,8 @@ def write_synthetic_shards(
         noise: standard deviation of the noise.
         seed: of who rates what, and of the noise.
         shard_size: ratings in a file; the last one has what is left.
-        progress: `tqdm`, or what takes its place. It is silent where there is no
-            terminal.
+        progress: `tqdm`, or what takes its place. Default: `tqdm`, silent where nobody
+            watches.
 
     Raises:
         TypeError: a size is not an integer.
@@ -137,7 +137,7 @@ def write_synthetic_shards(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     count = -(-num_ratings // shard_size)
-    for i in progress(range(count), "ratings", disable=None, unit="file"):
+    for i in progress(range(count), "ratings", unit="file"):
         name = f"ratings-{i:0{len(str(count))}}-of-{count}.parquet"
         if (folder / name).exists():
             continue

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from memembed.compression import average, compress, num_bytes, pack
 from memembed.data import load_ratings, prepare
-from memembed.experiments.journal import Journal, path_from_command_line
+from memembed.experiments.journal import measure_and_keep
 from memembed.experiments.rivals import RIVALS, Candidate, stored_as
 from memembed.experiments.tasks import TASKS
 from memembed.fine_tuning import compress_and_train, fine_tune
@@ -482,8 +482,8 @@ def forget():
 
 def main():
     """Run `python -m memembed.experiments.evidence`."""
-    path = path_from_command_line("evidence", evidence.__doc__.splitlines()[0])
-    evidence(Journal(path, COLUMNS, KEY))
+    about = evidence.__doc__.splitlines()[0]
+    measure_and_keep("evidence", about, COLUMNS, KEY, evidence)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import argparse
 import csv
 import io
 import os
+import sys
 from pathlib import Path
 
 
@@ -88,15 +89,18 @@ def _line(values):
     return line.getvalue().encode("utf-8")
 
 
-def path_from_command_line(name, description):
-    """Return the file that an experiment keeps its rows in.
+def measure_and_keep(name, description, columns, key, measure):
+    """Run an experiment from the command line, and keep its rows.
 
-    That is the option `--path`, or the stored table of the checkout that the command
-    is run in: never a file of an installed package.
+    They go to the file that the option `--path` names, or to the stored table of the
+    checkout that the command is run in: never to a file of an installed package.
 
     Args:
         name: name of the table.
         description: what the command does, for `--help`.
+        columns: as of `Journal`.
+        key: as of `Journal`.
+        measure: a function of a `Journal`, which adds the rows that it lacks.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
@@ -110,4 +114,11 @@ def path_from_command_line(name, description):
         parser.error(
             f"there is no folder {path.parent}: run this in a checkout, or name --path"
         )
-    return path
+    journal = Journal(path, columns, key)
+    try:
+        measure(journal)
+    except KeyboardInterrupt:
+        sys.exit(
+            f"\nInterrupted. {path} has {len(journal)} rows. The same command goes on "
+            "from there."
+        )

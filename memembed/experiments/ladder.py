@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from memembed.compression import average, compress, pack
 from memembed.data import load_ratings, prepare
-from memembed.experiments.journal import Journal, path_from_command_line
+from memembed.experiments.journal import measure_and_keep
 from memembed.layers import MDEmbedding
 from memembed.models import dot_product_model
 from memembed.sizing import md_plan
@@ -196,8 +196,13 @@ def ladder(
 
 def main():
     """Run `python -m memembed.experiments.ladder`."""
-    path = path_from_command_line("ladder", ladder.__doc__.splitlines()[0])
-    ladder(load_ratings(), Journal(path, COLUMNS, KEY))
+    measure_and_keep(
+        "ladder",
+        ladder.__doc__.splitlines()[0],
+        COLUMNS,
+        KEY,
+        lambda journal: ladder(load_ratings(), journal),
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from memembed.data import load_ratings, prepare
-from memembed.experiments.journal import Journal, path_from_command_line
+from memembed.experiments.journal import measure_and_keep
 from memembed.layers import HashEmbedding, MDEmbedding, QREmbedding
 from memembed.models import bias_model, dot_product_model
 from memembed.sizing import md_plan, min_buckets
@@ -340,8 +340,13 @@ def identity(configuration, data, settings, seed, stage):
 
 def main():
     """Run `python -m memembed.experiments.study`."""
-    path = path_from_command_line("study", study.__doc__.splitlines()[0])
-    study(prepare(load_ratings()), Journal(path, COLUMNS, KEY))
+    measure_and_keep(
+        "study",
+        study.__doc__.splitlines()[0],
+        COLUMNS,
+        KEY,
+        lambda journal: study(prepare(load_ratings()), journal),
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from memembed.compression import compress, num_bytes, pack
 from memembed.data import load_ratings
-from memembed.experiments.journal import Journal, path_from_command_line
+from memembed.experiments.journal import measure_and_keep
 from memembed.experiments.ladder import (
     COLUMNS,
     KEY,
@@ -64,9 +64,11 @@ def trials(data, seed, all_rungs=True):
 
 def main():
     """Run `python -m memembed.experiments.trials`."""
-    path = path_from_command_line("trials", __doc__.splitlines()[0])
-    journal = Journal(path, COLUMNS, KEY)
-    ladder(load_ratings(), journal, range(1), range(3), trials, last=LAST)
+
+    def measure(journal):
+        ladder(load_ratings(), journal, range(1), range(3), trials, last=LAST)
+
+    measure_and_keep("trials", __doc__.splitlines()[0], COLUMNS, KEY, measure)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 import pytest
 
-from memembed.experiments.journal import Journal, path_from_command_line
+from memembed.experiments.journal import Journal, measure_and_keep
 
 
 @pytest.fixture
@@ -74,19 +74,43 @@ def test_a_folder_that_does_not_exist(tmp_path):
         Journal(tmp_path / "none" / "a.csv", ["a"], ["a"])
 
 
+def add_a_row(journal):
+    journal.append({"a": len(journal)})
+
+
+def measure(name="study", rows=add_a_row):
+    measure_and_keep(name, "Count.", ["a"], ["a"], rows)
+
+
 def test_rows_go_to_the_checkout_or_to_the_path_that_is_given(tmp_path, monkeypatch):
     results = tmp_path / "memembed" / "experiments" / "results"
     results.mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["study"])
-    assert path_from_command_line("study", "").absolute() == results / "study.csv"
+    measure()
+    assert (results / "study.csv").read_text() == "a\n0\n"
     monkeypatch.setattr("sys.argv", ["study", "--path", "a.csv"])
-    assert str(path_from_command_line("study", "")) == "a.csv"
+    measure()
+    measure()
+    assert (tmp_path / "a.csv").read_text() == "a\n0\n1\n"
 
 
 def test_outside_a_checkout_a_path_must_be_given(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["study"])
     with pytest.raises(SystemExit):
-        path_from_command_line("study", "")
+        measure()
     assert "--path" in capsys.readouterr().err
+
+
+def test_an_interruption_says_what_is_kept_and_how_to_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["study", "--path", str(tmp_path / "a.csv")])
+
+    def interrupted(journal):
+        add_a_row(journal)
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit, match=r"a\.csv has 1 rows\. The same command"):
+        measure(rows=interrupted)
+    measure()
+    assert (tmp_path / "a.csv").read_text() == "a\n0\n1\n"
