@@ -1,18 +1,18 @@
 # The project's commands: `make` alone lists them.
-# Those that need packages install them first, once: into .venv, or to test the library
-# on JAX or Torch alone, into .venv-jax or .venv-torch.
+# Commands that need packages install them first, once, into .venv. The tests of the
+# library on JAX or Torch use .venv-jax or .venv-torch.
 
 VENVS := .venv .venv-jax .venv-torch
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-# The first Python that runs and that TensorFlow has a build for. A name on the PATH
-# is no proof: a pyenv shim stands there for versions that are not installed.
+# The first Python that runs and that TensorFlow has a build for. Being on the PATH is
+# not enough: pyenv puts shims there for versions that are not installed.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 	2>/dev/null && echo $$python && exit; done; echo python3)
 
-# Kernels run in chapters/, where a relative path would name another folder.
+# Kernels run in chapters/, where a relative path would point to another folder.
 ifneq ($(strip $(MEMEMBED_DATA_DIR)),)
 override MEMEMBED_DATA_DIR := $(if $(filter /%,$(firstword $(MEMEMBED_DATA_DIR))),,$(CURDIR)/)$(MEMEMBED_DATA_DIR)
 export MEMEMBED_DATA_DIR
@@ -25,7 +25,7 @@ endif
 export TF_CPP_MIN_LOG_LEVEL := 3
 export IPYTHONDIR := $(CURDIR)/tools/ipython
 
-# Tests read the stand-in, never a copy of MovieLens that happens to be at hand.
+# Tests always use synthetic ratings, even if a copy of MovieLens is available.
 STAND_IN := env -u MEMEMBED_DATA_DIR MEMEMBED_DATASET=synthetic:130000
 WORKERS ?= 2
 
@@ -75,7 +75,7 @@ test-lab: $(INSTALLED) ## run every chapter in JupyterLab, in a browser
 	$(BIN)/python -m pytest -n $(WORKERS) -rs -m lab tests/book
 
 solutions: $(INSTALLED) ## run every chapter with the solutions of its exercises
-	@rm -rf .solutions  # not in _build, where nbmake finds nothing
+	@rm -rf .solutions  # nbmake finds nothing in _build
 	$(BIN)/python tools/solutions.py .solutions
 	$(STAND_IN) $(BIN)/python -m pytest -n $(WORKERS) --nbmake .solutions
 
@@ -85,7 +85,7 @@ study: $(INSTALLED) ## train all models of chapters 5 to 7; resumes
 	$(BIN)/python -m memembed.experiments.trials
 	$(BIN)/python -m memembed.experiments.evidence
 
-bench: $(VENVS:=/.installed) ## time training and the layers, beside others; see benchmarks/
+bench: $(VENVS:=/.installed) ## time training and the layers against others; see benchmarks/
 	$(BIN)/python -m benchmarks
 
 lab: $(INSTALLED) ## open the chapters in JupyterLab
@@ -102,27 +102,27 @@ lint: $(INSTALLED) ## check style and spelling, and that no notebook holds outpu
 COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate $(if $(UPGRADE),--upgrade)
 
-# A package has the same version in all of them. Torch is in none: tools/make_venv.py
+# A package has the same version in all locks. Torch is in none: tools/make_venv.py
 # says why.
-lock: $(INSTALLED) ## write the locks again; UPGRADE=1 for the newest versions
+lock: $(INSTALLED) ## update the lock files; UPGRADE=1 for the newest versions
 	$(COMPILE) --extra dev --output-file requirements.lock
 	$(COMPILE) --extra test-layers,distributed --constraint requirements.lock \
 		--output-file requirements-jax.lock
 	$(COMPILE) --extra test-layers --constraint requirements.lock \
 		--output-file requirements-torch.lock
 
-# The links' own settings: the chapters as they stand, not run.
-links: $(INSTALLED) ## check that the links out of the book still lead somewhere
+# _build/links.yml is _config.yml without running the chapters.
+links: $(INSTALLED) ## check the external links of the book
 	@mkdir -p _build
 	@sed -e 's/execute_notebooks: cache/execute_notebooks: "off"/' \
 		-e 's|: tools #|: ../tools #|' _config.yml > _build/links.yml
 	$(BIN)/jupyter-book build . --config _build/links.yml --path-output _build/links \
 		--builder linkcheck
 
-colab: ## run each chapter as Colab does, on its versions, in .venv-colab
+colab: ## run each chapter as Colab does, on Colab's versions, in .venv-colab
 	$(STAND_IN) $(PYTHON) tools/colab.py .venv-colab $(CHAPTERS)
 
-repository: ## move every link to another repository, as in URL=https://github.com/OWNER/NAME
+repository: ## change every link to another repository: URL=https://github.com/OWNER/NAME
 	@$(PYTHON) tools/repository.py '$(URL)'
 
 clean: ## remove what was built, but not .venv, .venv-jax and .venv-torch
@@ -136,7 +136,7 @@ clean: ## remove what was built, but not .venv, .venv-jax and .venv-torch
 $(VENVS:=/.installed): pyproject.toml tools/make_venv.py
 	@$(PYTHON) tools/make_venv.py $(@D)
 
-# The stamp holds the folder that it was made for: a moved environment does not work.
+# The stamp contains the folder of the environment: a moved environment does not work.
 .PHONY: $(shell for venv in $(VENVS); do \
 	[ "$$(cat $$venv/.installed 2>/dev/null)" = "$$(pwd -P)" ] || echo $$venv/.installed; \
 	done)

@@ -1,5 +1,5 @@
-// Tables, code and formulas that are wider than the page scroll by themselves. While
-// they do, the Tab key reaches them, so that the arrow keys can scroll them.
+// Tables, code and formulas that are wider than the page scroll on their own. Make the
+// Tab key reach them, so that the arrow keys can scroll them.
 document.addEventListener("DOMContentLoaded", () => {
   const observer = new ResizeObserver((entries) => {
     for (const { target } of entries) {

@@ -1,6 +1,6 @@
-// The page chapters/calculator: the bytes of embeddings, counted as memembed/sizing.py
-// does. tests/book/test_calculator.py compares the two. Bytes are BigInts, because
-// numbers past 2 ** 53 would be rounded.
+// The page chapters/calculator: the bytes of embeddings, counted as in
+// memembed/sizing.py. tests/book/test_calculator.py compares the two. Bytes are BigInts,
+// because numbers above 2 ** 53 would be rounded.
 
 document.addEventListener("DOMContentLoaded", () => {
   const form = document.getElementById("calculator");
@@ -21,7 +21,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const sum = (numbers) => numbers.reduce((total, each) => total + each, 0n);
   const ceilDivide = (a, b) => (a + b - 1n) / b;
 
-  // Exact, because ids are far fewer than 2 ** 53.
+  // Exact, because there are far fewer than 2 ** 53 ids.
   const minBuckets = (ids) => BigInt(Math.ceil(Math.sqrt(Number(ids))));
 
   const rowBytes = (width, dtype) => ceilDivide(width * BITS[dtype], 8n);
@@ -48,7 +48,7 @@ document.addEventListener("DOMContentLoaded", () => {
     return { weights: 4n * sum(sizes), gradients: 4n * sum(sizes), slots: 4n * slots };
   }
 
-  // --- The methods: what they store and train, and the Python that makes them -------
+  // --- The methods: what they store and train, and their layers in Python -----------
 
   function layerOfTables(tables, projections, setting, python) {
     const { dtype } = setting;
@@ -142,7 +142,7 @@ document.addEventListener("DOMContentLoaded", () => {
     columns: 65536n,
     tables: 100,
     blocks: 12,
-    int32: 2n ** 31n, // bytes that an int32 can count, and ids
+    int32: 2n ** 31n, // bytes or ids that an int32 can count
   };
   const WHOLE = 100_000n; // thousandths of a percent
 
@@ -180,7 +180,7 @@ document.addEventListener("DOMContentLoaded", () => {
       return sizes.map((each) => whole("tables", each, "A vocabulary size", MOST.ids));
     },
     columns: (text) => whole("columns", text.trim(), "Columns", MOST.columns),
-    share: (text) => whole("share", text.trim(), "How many share a row", MOST.ids),
+    share: (text) => whole("share", text.trim(), "Ids that share a row", MOST.ids),
     buckets(text) {
       if (!text.trim()) return undefined;
       return whole("buckets", text.trim(), "Buckets", MOST.ids);
@@ -224,7 +224,7 @@ document.addEventListener("DOMContentLoaded", () => {
     },
     combiner(text, { columns }) {
       if (text === "concatenate" && columns % 2n) {
-        const message = "Two tables can share an even number of columns only.";
+        const message = "Concatenation needs an even number of columns.";
         throw new Problem("combiner", `${message} Received: ${columns}`);
       }
       return text;
@@ -235,7 +235,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const fields = [...form.elements].filter((field) => field.name);
   const isUsed = (field) => !field.closest("[hidden]");
 
-  /** The setting in the fields that the method uses, and what is wrong with them. */
+  /** The values of the fields that the method uses, and the problems with them. */
   function readFields() {
     const setting = {};
     const problems = [];
@@ -250,7 +250,7 @@ document.addEventListener("DOMContentLoaded", () => {
     return { setting, problems };
   }
 
-  // --- Showing what comes out ----------------------------------------------------------
+  // --- Showing the result --------------------------------------------------------------
 
   function scaled(number, units) {
     let i = 0;
@@ -275,7 +275,7 @@ document.addEventListener("DOMContentLoaded", () => {
       const [first, ...others] = bytes.toLocaleString("en").split(",");
       exact.append(` ${first}`);
       for (const digits of others) {
-        exact.append(",", document.createElement("wbr"), digits); // may break there
+        exact.append(",", document.createElement("wbr"), digits); // a line may break there
       }
       exact.append(" bytes");
       place.append(exact);
@@ -384,7 +384,7 @@ document.addEventListener("DOMContentLoaded", () => {
       if (!given.has(field.name)) continue;
       const before = field.value;
       field.value = given.get(field.name);
-      // Of a list, only what is in it.
+      // Ignore a value that the list of options does not have.
       if (field.matches("select") && field.selectedIndex < 0) field.value = before;
     }
     update();

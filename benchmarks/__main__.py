@@ -1,8 +1,8 @@
-"""Run the benchmarks, and keep what they found: `make bench`.
+"""Run the benchmarks and store their results: `make bench`.
 
-Each part is a module with a function `measure`, which yields tables by name, and one
-named `section`, which renders them. The tables are written to
-`memembed/experiments/results/`, from where the chapters read them.
+Each part is a module with two functions: `measure` yields tables by name, and `section`
+renders the stored tables. The tables are written to `memembed/experiments/results/`,
+where the chapters read them.
 """
 
 import argparse
@@ -41,7 +41,7 @@ PARTS = {
 
 
 def keep(part, tables):
-    """Write a part's tables, what they were taken on, and the page."""
+    """Write a part's tables, the machine and versions of its run, and the page."""
     for name, table in tables.items():
         table.to_csv(RESULTS / f"{name}.csv", index=False, float_format="%.6g")
     row = {"part": part, "machine": machine(), "versions": PARTS[part].versions()}
@@ -52,7 +52,7 @@ def keep(part, tables):
 
 
 def page():
-    """Render what is stored: a section for each part."""
+    """Render the stored tables, with a section for each part."""
     taken_on = stored("machine").set_index("part")
     lines = ["# Results", "Written by `make bench`."]
     for name in filter(taken_on.index.__contains__, PARTS):
@@ -63,16 +63,16 @@ def page():
 
 
 def main():
-    """Run the parts that were asked for, and keep each table as it comes."""
+    """Run the requested parts, and store each table as soon as it is measured."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS))
     parser.add_argument(
-        "--repeats", type=int, default=3, help="of all but layers and growth"
+        "--repeats", type=int, default=3, help="of all parts except layers and growth"
     )
     arguments = parser.parse_args()
     if not {*arguments.parts} <= {*PARTS}:
         parser.error(f"the parts are {', '.join(PARTS)}")
-    os.environ.setdefault("MEMEMBED_DATASET", "ml-1m")  # not the stand-in by chance
+    os.environ.setdefault("MEMEMBED_DATASET", "ml-1m")  # never synthetic ratings
     parts = list(arguments.parts or PARTS)
     for i, part in enumerate(parts):
         try:

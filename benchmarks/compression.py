@@ -1,6 +1,6 @@
-"""Time `compress`, and see its memory, beside product quantisation of the same bytes.
+"""Measure time and memory of `compress` and of product quantisation, at equal bytes.
 
-Each run is a process of its own, so that its peak of memory is its own:
+Each run has its own process, so that its peak memory can be measured:
 
     .venv/bin/python -m benchmarks.compression compress 100000
 """
@@ -25,7 +25,7 @@ EXAMPLES = 10**6
 
 
 def table(rows):
-    """Return a table whose columns get weaker, as those of trained tables do."""
+    """Return a table whose columns get weaker, as in trained tables."""
     import numpy as np
 
     random = np.random.default_rng(0)
@@ -67,7 +67,7 @@ WAYS = {"compress": compress, "faiss": quantize}
 
 
 def measure(repeats):
-    """Yield a table of seconds and peaks of memory, after each number of rows."""
+    """Yield a table of seconds and peak memory, after each number of rows."""
     found = []
     for rows in ROWS:
         for repeat in tqdm(range(repeats), f"{rows:,} rows"):
@@ -92,7 +92,7 @@ def section():
                 "rows": f"{rows:,}",
                 "table, MB": f"{4 * COLUMNS * rows / 1e6:,.0f}",
                 "compress, s": spread(turns["compress"]),
-                "times faiss's seconds": spread(turns["compress"] / turns["faiss"]),
+                "ratio to faiss's seconds": spread(turns["compress"] / turns["faiss"]),
                 "compress, MB": spread(peak["compress"][rows], "{:,.0f}"),
                 "faiss, MB": spread(peak["faiss"][rows], "{:,.0f}"),
             }
@@ -101,16 +101,16 @@ def section():
         "## Compression: seconds and memory",
         f"A table of {COLUMNS} columns in a model with one dense layer, compressed by "
         f"`compress` and packed in {TIMES_FEWER} times fewer bytes, from {EXAMPLES:,} "
-        "examples; beside it, product quantisation of the same table by faiss, in as "
-        "many bytes. MB are the peak of the process, with all that it imports.",
+        "examples. faiss applies product quantisation to the same table, at the same "
+        "number of bytes. MB is the peak memory of the process, including imports.",
         pd.DataFrame(lines).to_markdown(index=False),
     ]
 
 
 def main():
-    """Run one way on one size; print seconds, MB at the peak, and bytes."""
+    """Run one way on one size; print seconds, peak MB, and bytes."""
     way, rows = WAYS[sys.argv[1]], int(sys.argv[2])
-    way(table(1000))()  # so that imports and what is compiled once are not counted
+    way(table(1000))()  # so that imports and compilation are not counted
     run = way(table(rows))
     start = time.perf_counter()
     size = run()

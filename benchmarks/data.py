@@ -35,5 +35,5 @@ def section():
         f"{found.ratings[0]:,} ratings, {len(found)} times: read in "
         f"{spread(found.read)} s, split and encoded in "
         f"{spread(found['split and encode'])} s. "
-        f"Bar: at most 2 s in all. Found: {spread(total)} s.",
+        f"Bar: at most 2 s in total. Found: {spread(total)} s.",
     ]

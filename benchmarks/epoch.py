@@ -1,10 +1,10 @@
-"""Where the time of one epoch of the baseline goes, the Keras example's way and ours.
+"""Where the time of one epoch of the baseline goes, in the Keras example and here.
 
 The floor is the least time that an epoch of dense Adam could take. Adam reads and
-writes every weight and both of its slots at every step, whatever the batch looked up,
-and the gradient is written and read once: eight floats for each parameter. How fast
-memory moves is measured on arrays as large as those of the model, because a small
-model's stay in the processor's cache.
+writes every weight and both of its slots at every step, whichever ids are in the batch,
+and the gradient is written and read once: 8 floats for each parameter. The memory
+bandwidth is measured on arrays as large as those of the model, because the arrays of a
+small model stay in the processor's cache.
 """
 
 import statistics
@@ -36,8 +36,8 @@ def bandwidth(parameters):
     """Measure bytes per second of a sum on three arrays, on one core.
 
     Args:
-        parameters: the arrays together are as large as the weights, the slots and the
-            gradients of a model with so many.
+        parameters: number of parameters of a model. The arrays together are as large
+            as its weights, slots and gradients.
     """
     a, b, total = (np.ones(4 * parameters // 3, "float32") for _ in range(3))
     seconds = []
@@ -49,7 +49,7 @@ def bandwidth(parameters):
 
 
 class EpochSeconds(keras.callbacks.Callback):
-    """Keeps how long each epoch took."""
+    """Stores the seconds of each epoch."""
 
     def on_train_begin(self, logs=None):
         self.seconds = []
@@ -68,7 +68,7 @@ def seconds_of(run):
 
 
 def second_epoch(model, *data, steps_per_execution=1, **settings):
-    """Return how long `fit` takes for an epoch, once everything is compiled."""
+    """Return the seconds of an epoch of `fit`, after everything is compiled."""
     clock = EpochSeconds()
     model.compile(
         keras.optimizers.Adam(1e-3), "mse", steps_per_execution=steps_per_execution
@@ -80,7 +80,7 @@ def second_epoch(model, *data, steps_per_execution=1, **settings):
 def ways(data):
     """Return, by name, functions that run an epoch and return its seconds.
 
-    What is compiled is compiled before.
+    The seconds do not include compilation.
     """
     arrays = data.train.inputs, data.train.rating
     users, movies = len(data.users), len(data.movies)
@@ -93,7 +93,7 @@ def ways(data):
 
     def example_input():
         with keras_example.datasets(data) as (dataset, _):
-            # Counted by TensorFlow itself: a loop in Python would take longer than fit.
+            # TensorFlow counts batches: a loop in Python would take longer than fit.
             return seconds_of(lambda: dataset.reduce(0, lambda count, _: count + 1))
 
     def one_column():
@@ -131,7 +131,7 @@ def ways(data):
 
 
 def measure(repeats):
-    """Yield a table of the seconds of an epoch, in each way and each repeat."""
+    """Yield a table of the seconds of an epoch, for each way and repeat."""
     data = ours.ratings()
     rows = [
         {"repeat": repeat, "what": what, "seconds": run()}
@@ -147,7 +147,7 @@ def section():
     table = found.apply(spread).rename("seconds").reset_index()
     return [
         "## An epoch of the baseline",
-        f"Everything compiled before, {found.size().iloc[0]} times each, median and "
-        "range. What each line is, the README says.",
+        f"Median and range of {found.size().iloc[0]} epochs each, after compilation. "
+        "README.md explains each line.",
         table.to_markdown(index=False),
     ]

@@ -1,6 +1,6 @@
-"""See what each method loses, as the number of users grows: error and bytes.
+"""Measure error and bytes of each method as the number of users grows.
 
-The ratings are synthetic, so that the least error is known: the variance of the noise.
+The ratings are synthetic, so the least error is known: the variance of the noise.
 
     .venv/bin/python -m benchmarks growth
 """
@@ -21,18 +21,18 @@ from memembed.experiments.results import stored
 
 __all__ = ["measure", "section", "versions"]
 
-USERS = {10**5: 3, 10**6: 1}  # and with how many seeds
+USERS = {10**5: 3, 10**6: 1}  # users: number of seeds
 MOVIES, RATINGS_OF_A_USER, NOISE = 1000, 20, 0.8
 COLUMNS, BATCH_SIZE, EPOCHS = 16, 4096, 5
-# Of place 0, and how many times more it is a place further; and the places of both
-# where the choice begins.
+# The penalty and the learning rate at step 0, the factor between two steps, and the
+# pairs of steps with which the search starts.
 PENALTY, RATE, FACTOR = 0.03, 0.1, 3
 STARTS = tuple(product((-9, -3, 0), (0, 1)))
 HELD_OUT = 5 * 10**5
 
 
 def columns(width):
-    """Return a function that makes a plain table, and its columns."""
+    """Return a function that makes a plain table, and its number of columns."""
     return lambda ids: _plain(ids, width), width
 
 
@@ -43,7 +43,7 @@ def _plain(ids, width):
 
 
 def mixed_dimensions(ids):
-    """Return tables of 16 columns for few users, and of one for most."""
+    """Return tables of 16 columns for few users, and of 1 for most."""
     from memembed import MDEmbedding
 
     sizes = [ids // 100, ids // 25]
@@ -52,7 +52,7 @@ def mixed_dimensions(ids):
 
 
 def hashing(numbers):
-    """Return a function that makes a table of so many numbers for each id."""
+    """Return a function that makes a hashed table of `numbers` numbers per id."""
     return lambda ids: _hashed(ids, int(ids * numbers / COLUMNS))
 
 
@@ -63,7 +63,7 @@ def _hashed(ids, rows):
 
 
 def quotient_remainder(numbers):
-    """Return a function that makes two tables of so many numbers for each id."""
+    """Return a function that makes two tables of `numbers` numbers per id."""
     from memembed import QREmbedding
 
     def make(ids):
@@ -93,7 +93,7 @@ FEW_BITS = 4, 16, 64  # times fewer bytes than the full table
 
 
 def measure(repeats):
-    """Yield the table after each model. `USERS` has the repeats."""
+    """Yield the table after each model. `USERS` has the number of seeds."""
     found, chosen = [], {}
     for users, seeds in USERS.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -114,10 +114,10 @@ def measure(repeats):
 
 
 def choose(data, name):
-    """Return the penalty and the learning rate of the least validation error.
+    """Return the penalty and the learning rate with the least validation error.
 
-    The best of `STARTS` is where it begins. There the penalty, and then the rate, goes
-    up and down for as long as the error falls.
+    The search starts at the best of `STARTS`. From there it moves the penalty, and then
+    the rate, up and down for as long as the error falls.
     """
 
     @cache
@@ -134,7 +134,7 @@ def choose(data, name):
 
 
 class Data:
-    """Ratings of so many users, in files."""
+    """Ratings of `users` users, in files."""
 
     def __init__(self, folder, users):
         import numpy as np
@@ -156,12 +156,12 @@ class Data:
         self.shuffled = Vocabulary.from_counts(np.sort(self.users.ids), places, 1)
 
     def batches(self, name, part):
-        """Return the batches of a part, as a method's tables number the users."""
+        """Return the batches of a part, with the user rows that the method needs."""
         users = self.shuffled if "quotient" in name else self.users
         return self.shards[part].batches(users, self.movies, BATCH_SIZE)
 
     def trained(self, name, l2, rate, seed):
-        """Return a model, trained."""
+        """Return a trained model."""
         import keras
 
         from memembed.models import dot_product_model, penalize
@@ -184,7 +184,7 @@ class Data:
         return model
 
     def compressed(self, model):
-        """Return few bits made of full tables, in several sizes."""
+        """Return a model's full tables compressed to few bits, in several sizes."""
         import numpy as np
 
         from memembed import compress, pack
@@ -233,10 +233,10 @@ def section():
     shown = table.drop(columns="bytes").rename(columns={"rate": "learning rate"})
     return [
         "## What each method loses as the number of users grows",
-        f"Synthetic ratings, {RATINGS_OF_A_USER} of a user, of {MOVIES:,} movies. The "
-        f"least error that a model can reach is {NOISE**2:.2f}. Numbers are those that "
-        f"a user takes, where a full table has {COLUMNS}; without a user table, all "
-        "users share one row. Penalty and learning rate are chosen on validation data, "
-        f"for {min(USERS):,} users.",
+        f"Synthetic ratings, {RATINGS_OF_A_USER} per user, of {MOVIES:,} movies. The "
+        f'least error that a model can reach is {NOISE**2:.2f}. "Numbers" are those '
+        f"per user, 4 bytes each; a full table has {COLUMNS}. Without a user table, "
+        "all users share one row. Penalty and learning rate are chosen on validation "
+        f"data, for {min(USERS):,} users.",
         shown.reset_index().to_markdown(index=False, floatfmt=".3g"),
     ]

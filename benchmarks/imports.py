@@ -1,4 +1,4 @@
-"""Time `import memembed.layers` in fresh processes, once Keras is there."""
+"""Time `import memembed.layers` in fresh processes, after Keras is imported."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ print(between - start, time.perf_counter() - between)
 
 
 def measure(repeats):
-    """Yield a table of seconds: Keras's with its backend, and memembed's after it."""
+    """Yield a table of seconds: Keras with its backend, and then memembed."""
     rows = []
     for repeat in tqdm(range(repeats), "imports"):
         for backend, python in PYTHONS.items():

@@ -1,9 +1,9 @@
-"""The Keras example's way to train, written again to be timed beside ours.
+"""The Keras example's training, reimplemented to be timed against ours.
 
 "Memory-efficient embeddings for recommendation systems" (Khalid Salama, 2021) writes
 the ratings to CSV files, reads them back in shuffled batches with `make_csv_dataset`,
 looks the ids up as strings inside the model, and calls `fit` with its defaults. The
-tables, and so the parameters, are the example's.
+tables have the example's shapes.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ import tensorflow as tf
 
 WIDTH = 64
 NUM_BUCKETS = 120
-CUTS = (400, 1700)  # where the movies are cut into blocks, by popularity
+CUTS = (400, 1700)  # positions that cut the movies, by popularity, into blocks
 BLOCK_DIMS = (64, 32, 16)
 
 
 class QuotientRemainder(keras.layers.Layer):
-    """A user's name looked up, divided, and looked up in two tables."""
+    """Turns a user's name into a row, its quotient and remainder, and an embedding."""
 
     def __init__(self, vocabulary):
         super().__init__()
@@ -41,7 +41,7 @@ class QuotientRemainder(keras.layers.Layer):
 
 
 class MixedDimensions(keras.layers.Layer):
-    """Each block looks up every movie, and a mask keeps those that belong to it."""
+    """Each block looks up every movie, and a mask keeps the movies of the block."""
 
     def __init__(self, vocabularies, widths):
         super().__init__()
@@ -79,7 +79,7 @@ class MixedDimensions(keras.layers.Layer):
 
 
 def rating_model(users, movies):
-    """Build the example's model from two functions of an input of names."""
+    """Build the example's model from two functions that embed an input of names."""
     inputs = {
         name: keras.Input((), dtype="string", name=name) for name in ("user", "movie")
     }
@@ -116,14 +116,14 @@ def run(data, epochs=3, batch_size=128):
     """Train the example's two models.
 
     Args:
-        data: `memembed.data.RatingData`; trained on `train`, evaluated on `evaluation`.
+        data: `memembed.data.RatingData`; uses `train` and `evaluation`.
         epochs: passes over the training split.
         batch_size: ratings per step.
 
     Returns:
         For each model, a dict of its name, parameters, seconds and evaluation errors.
-        The seconds are those of training it, compiling included, once the files are
-        written.
+        The seconds are those of training, including compilation, without writing the
+        files.
     """
     results = []
     with datasets(data, batch_size) as (train, evaluation):
@@ -136,7 +136,7 @@ def run(data, epochs=3, batch_size=128):
                 train,
                 epochs=epochs,
                 validation_data=evaluation,
-                shuffle=False,  # the dataset does that itself
+                shuffle=False,  # the dataset shuffles
                 verbose=0,
             ).history
             results.append(
@@ -184,7 +184,7 @@ def _csv_dataset(part, data, path, batch_size):
         field_delim="|",
         shuffle=True,
     )
-    # Keras orders the entries of a dict by name, and those of an OrderedDict as given.
+    # Keras sorts a dict's entries by name, but keeps the order of an OrderedDict.
     dataset = dataset.map(lambda names, rating: (dict(names), rating))
     steps = -(-len(table) // batch_size)
     return dataset.apply(tf.data.experimental.assert_cardinality(steps))

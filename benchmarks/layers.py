@@ -1,4 +1,4 @@
-"""Time the layers on each backend, in a process and an environment of its own."""
+"""Time the layers on each backend, each in its own process and environment."""
 
 import os
 import subprocess
@@ -12,9 +12,9 @@ from memembed.experiments.results import stored
 
 versions = backend_versions
 
-# For glibc: keep what a call gives back, up to half a gigabyte at a time. Buffers would
-# else come fresh from the system at every call, or not, by chance, and on a virtual
-# machine the first touch of a fresh page can cost more than the work that is measured.
+# For glibc: keep the memory that a call frees, up to half a gigabyte at a time.
+# Otherwise some calls, by chance, get fresh pages from the system, and on a virtual
+# machine the first touch of a page can cost more than the work that is measured.
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(2**29),
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
@@ -23,7 +23,7 @@ KEEP_MEMORY = {
 
 
 def measure(repeats):
-    """Yield both tables after each backend; `one_backend.py` has its own repeats."""
+    """Yield both tables after each backend. `one_backend.py` ignores `repeats`."""
     for backend, python in PYTHONS.items():
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run(
@@ -56,9 +56,9 @@ def section():
     )
     sections = [
         "## Layers: lookups and steps",
-        "Each ratio is the median of turns in which both ran. The table has the "
-        "median, the least and the most of these ratios over the sizes, and how many "
-        "of the sizes meet the bar.",
+        "Each ratio is the median over turns in which both ran. The table shows the "
+        "median and the range of these ratios over the sizes, and at how many sizes "
+        "the bar is met.",
         summary.reset_index().to_markdown(index=False),
     ]
     times = stored("layers").assign(

@@ -1,4 +1,4 @@
-"""What the figures are taken on, and how they are written."""
+"""The machine and the versions of a run, and how numbers are written."""
 
 import os
 import platform
@@ -20,7 +20,7 @@ PYTHONS = {
 
 
 def machine():
-    """Name the processor, and how many of its cores there are to use."""
+    """Return the processor and the number of its cores that are available."""
     try:
         cpus = Path("/proc/cpuinfo").read_text()
         name = next(x for x in cpus.splitlines() if x.startswith("model name"))
@@ -31,13 +31,13 @@ def machine():
 
 
 def versions():
-    """Name the versions that this process runs on."""
+    """Return the versions of Python and packages in this process."""
     packages = training.versions("keras", "tensorflow", "numpy", "memembed")
     return f"Python {platform.python_version()}, {packages}"
 
 
 def backend_versions():
-    """Name the versions of Keras and of each backend, in its environment."""
+    """Return the versions of Keras and of each backend, in its environment."""
     ask = "from importlib.metadata import version as v; print(v('keras'), v('{}'))"
     found = [f"Python {platform.python_version()}"]
     for backend, python in PYTHONS.items():

@@ -1,12 +1,12 @@
 """Time the embedding layers: a lookup, a pass forward and back, a training step.
 
-What is compared runs in turn, in one process and on the same ids, and ratios are taken
+Layers are compared in turn, in one process and on the same ids, and ratios are taken
 turn by turn: a machine that slows down slows down both. `KERAS_BACKEND` chooses the
-backend, and Keras and NumPy are all that it needs:
+backend. The script needs only Keras and NumPy:
 
     KERAS_BACKEND=jax .venv-jax/bin/python -m benchmarks.one_backend /tmp --quick
 
-`make bench` also has the allocator keep memory: see `KEEP_MEMORY` in `layers.py`.
+`make bench` also makes the allocator keep memory: see `KEEP_MEMORY` in `layers.py`.
 """
 
 import argparse
@@ -34,10 +34,10 @@ if BACKEND == "torch":  # a step on ten million ids takes it half a minute
 BATCHES = (128, 4096, 65536)
 BLOCK_DIMS = (64, 16, 4)
 OPTIMIZERS = ("Adam", "Adafactor", "SGD")
-TURN_SECONDS = 0.004  # calls shorter than this are timed several together
+TURN_SECONDS = 0.004  # shorter calls are timed in groups
 
 
-# What is compared: functions from the size of the vocabulary to a layer.
+# Compared layers: functions from the size of the vocabulary to a layer.
 
 
 def plain(vocabulary):
@@ -45,7 +45,7 @@ def plain(vocabulary):
 
 
 def same_bytes(vocabulary):
-    """Return a plain table of the size of both quotient-remainder tables."""
+    """Return a plain table as large as both quotient-remainder tables together."""
     return plain(sum(QREmbedding(vocabulary, COLUMNS).table_sizes))
 
 
@@ -54,7 +54,7 @@ def quotient_remainder(vocabulary):
 
 
 def blocks(vocabulary):
-    """Return the sizes of three blocks: the popular hundredth, the next tenth, all."""
+    """Return the sizes of three blocks: 1% of the ids, 10%, and the rest."""
     head, middle = vocabulary // 100, vocabulary // 10
     return head, middle, vocabulary - head - middle
 
@@ -66,8 +66,8 @@ def mixed_dimension(vocabulary):
 class MaskedMD(keras.layers.Layer):
     """Mixed dimensions as in the Keras example.
 
-    Every block looks up and projects every id. What belongs to other blocks is
-    multiplied by 0, and the sum is left.
+    Every block looks up and projects every id. Rows of other blocks' ids are multiplied
+    by 0, and the blocks are summed.
     """
 
     def __init__(self, block_sizes):
@@ -113,7 +113,7 @@ VARIANTS = {
 if BACKEND == "torch":
     import torch
 
-    # All layers go through the same lines of Keras, which Torch compiles for each.
+    # Torch compiles the same lines of Keras again for each layer.
     torch._dynamo.config.recompile_limit = 1000
     torch._dynamo.config.accumulated_recompile_limit = 100_000
 
@@ -131,7 +131,7 @@ if BACKEND == "torch":
             return self.remainder(ids % self.buckets) * self.quotient(quotient)
 
     class TorchMD(torch.nn.Module):
-        """Each block on its own ids alone, which needs shapes that change."""
+        """Each block sees only its own ids, so shapes change from batch to batch."""
 
         def __init__(self, vocabulary):
             super().__init__()
@@ -162,9 +162,9 @@ if BACKEND == "torch":
     VARIANTS["MD in Torch"] = in_torch(TorchMD)
 
 
-# What is timed: for each backend, functions of ids and targets that return when done.
-# They are compiled as by `model.compile(jit_compile=True)`, which on TensorFlow and JAX
-# is the default.
+# Timed functions: for each backend, functions of ids and targets that return when done.
+# They are compiled as by `model.compile(jit_compile=True)`, the default on TensorFlow
+# and JAX.
 
 
 def loss_of(embeddings, targets):
@@ -175,7 +175,7 @@ def loss_of(embeddings, targets):
 def tensorflow_functions(layer):
     import tensorflow as tf
 
-    tf.get_logger().setLevel("ERROR")  # each size is compiled again, as it should be
+    tf.get_logger().setLevel("ERROR")  # no warning that each size is compiled again
 
     compiled = tf.function(jit_compile=True)
     variables = layer.trainable_variables
@@ -212,7 +212,7 @@ def jax_functions(layer):
 
         @functools.partial(jax.jit, donate_argnums=(0, 1))
         def update(weights, slots, ids, targets):
-            # The loss is returned, or else XLA would leave out the look-up.
+            # The loss is returned: otherwise XLA would leave out the lookup.
             value, gradients = jax.value_and_grad(loss)(weights, ids, targets)
             return value, optimizer.stateless_apply(slots, gradients, weights)
 
@@ -257,11 +257,11 @@ functions_of = {
 }[BACKEND]
 
 
-# How it is timed.
+# Timing.
 
 
 def zipf_ids(vocabulary, batch, rng):
-    """Draw ids of which id `i` has a probability of about 1 / (i + 1)."""
+    """Draw ids; the probability of id `i` is proportional to about 1 / (i + 1)."""
     return (np.exp(rng.random(batch) * np.log(vocabulary)) - 1).astype("int32")
 
 
@@ -270,21 +270,21 @@ def in_turns(functions, rows, vocabulary, batch, seconds, least=5, most=50):
 
     Args:
         functions: dict of functions of ids and targets.
-        rows: dict of how many rows their tables have. Ids are taken modulo that.
-        vocabulary: how many ids there are.
-        batch: how many are looked up in a call.
+        rows: dict of the number of rows of each table. Ids are taken modulo it.
+        vocabulary: number of ids.
+        batch: number of ids in a call.
         seconds: how long to go on.
-        least: how many turns there are at least.
-        most: and at most.
+        least: least number of turns.
+        most: greatest number of turns.
 
     Returns:
-        A dict, for each function, of an array of milliseconds: a number for each turn.
+        A dict with an array of milliseconds for each function: a number for each turn.
     """
     rng = np.random.default_rng(0)
     targets = ops.convert_to_tensor(rng.normal(size=(batch, COLUMNS)).astype("float32"))
 
     def timed(name, drawn):
-        # New ids at every call: the same again would all be in the cache.
+        # New ids at every call: repeated ids would all be in the cache.
         drawn = [ops.convert_to_tensor(ids % rows[name]) for ids in drawn]
         start = time.perf_counter()
         for ids in drawn:
@@ -301,12 +301,12 @@ def in_turns(functions, rows, vocabulary, batch, seconds, least=5, most=50):
     turns, end = [], time.perf_counter() + seconds
     while len(turns) < least or (time.perf_counter() < end and len(turns) < most):
         names = list(functions)
-        if len(turns) % 2:  # so that none always follows the same one
+        if len(turns) % 2:  # so that no function always follows the same one
             names.reverse()
         drawn = draw(calls)
         turn = {}
         for name in names:
-            if calls > 1:  # what ran before has emptied the cache
+            if calls > 1:  # the function before has emptied the cache
                 timed(name, drawn[:1])
             turn[name] = timed(name, drawn)
         turns.append(turn)
@@ -328,16 +328,16 @@ def measure(
     """Time the variants at every size, on the backend that Keras runs on.
 
     Args:
-        vocabularies: how many ids there are.
-        batches: how many of them are looked up at once.
-        variants: names of `VARIANTS`. Bars that need another one are left out.
+        vocabularies: numbers of ids.
+        batches: numbers of ids in a call.
+        variants: names of `VARIANTS`. Bars that need other variants are left out.
         optimizers: names of Keras optimizers. The first is timed for every variant and
-            batch, the others for the three layers and at the middle batch alone.
+            batch, the others only for three layers and at the middle batch.
         seconds: how long each comparison goes on, after compilation.
 
     Returns:
-        Two lists of dicts: of times, in milliseconds, and of bars. `low` and `high` are
-        quartiles.
+        Two lists of dicts: times, in milliseconds, and bars (targets). `low` and `high`
+        are quartiles.
     """
     times, bars = [], []
     cells = [
@@ -369,7 +369,7 @@ def measure(
             }
         else:
             if what != optimizer:
-                optimizer, steps = what, None  # the last one's slots are given back
+                optimizer, steps = what, None  # free the slots of the last optimizer
                 gc.collect()
                 steps = {
                     name: new_step(layers[name], stepper, what)
@@ -412,7 +412,7 @@ def new_step(layer, stepper, optimizer):
 
 
 def bars_of(milliseconds, vocabulary):
-    """Yield the bars that the times of one cell decide, with the ratio's quartiles."""
+    """Yield the bars for the times of one cell, with the quartiles of each ratio."""
     passes, step = "forward and backward", "step with Adam"
     bars = [
         (passes, "MDEmbedding", "masked MD", 0.5),
@@ -440,7 +440,7 @@ def bars_of(milliseconds, vocabulary):
 
 
 def cache_bytes():
-    """Return the size of the last cache, or a usual one where it is not known."""
+    """Return the bytes of the level-3 cache, or 2**25 if unknown."""
     try:
         return os.sysconf("SC_LEVEL3_CACHE_SIZE") or 2**25
     except (ValueError, OSError):

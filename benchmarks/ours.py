@@ -1,4 +1,4 @@
-"""The Keras example's experiment in this package's way: beside `keras_example.py`."""
+"""The Keras example's experiment as this package does it; see `keras_example.py`."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ def ratings():
 
 
 def like_the_example(data):
-    """Train on what the example trains on, 85%, and validate on the other 15%."""
+    """Return data to train on 85%, as in the example, and validate on the other 15%."""
     train = Examples(
         *(
             np.concatenate([getattr(data.train, name), getattr(data.validation, name)])
@@ -30,7 +30,7 @@ def like_the_example(data):
 
 
 def builders(data):
-    """Return, by name, functions that build models of the example's parameters."""
+    """Return, by name, functions that build models with the example's parameters."""
     users, movies = len(data.users), len(data.movies)
     return {
         "baseline": lambda: dot_product_model(
@@ -41,7 +41,7 @@ def builders(data):
 
 
 def run(data, epochs=3):
-    """Train both models; return what `keras_example.run` does."""
+    """Train both models; return rows as `keras_example.run` does."""
     results = (
         experiment(name, build, data, Settings(epochs=epochs), verbose=False)
         for name, build in builders(data).items()

@@ -1,6 +1,6 @@
-"""Read a million to a hundred million ratings from Parquet: speed and memory.
+"""Read 1 million to 100 million ratings from Parquet: speed and memory.
 
-Each run is a process of its own, so that its peak of memory is its own:
+Each run has its own process, so that its peak memory can be measured:
 
     .venv/bin/python -m benchmarks.streaming files /tmp/ratings 1000000
 """
@@ -40,7 +40,7 @@ def measure(repeats):
 
 
 def ask(way, folder, ratings):
-    """Run one way in a process of its own, and return the numbers that it prints."""
+    """Run one way in its own process, and return the numbers that it prints."""
     command = [sys.executable, "-m", "benchmarks.streaming", way, folder, str(ratings)]
     said = subprocess.run(
         command, cwd=ROOT, text=True, stdout=subprocess.PIPE, check=True
@@ -59,18 +59,19 @@ def section():
             {
                 "ratings": f"{ratings:,}",
                 "vocabularies, s": spread(turns["vocabularies"]["files"]),
-                "read, millions a second": spread(rate),
-                "a step, times that from memory": spread(training),
+                "read, millions per second": spread(rate),
+                "step, ratio to memory": spread(training),
                 "from files, MB": spread(peak["files"], "{:,.0f}"),
                 "from memory, MB": spread(peak["memory"], "{:,.0f}"),
             }
         )
     return [
         "## Ratings from files",
-        f"Synthetic ratings of {USERS:,} users in Parquet, by `RatingShards`: both "
-        "vocabularies, one epoch of reading alone, and training a dot-product model of "
-        f"{COLUMNS} columns, {BATCH_SIZE:,} ratings a step, beside the same from "
-        "arrays in memory. MB are the peak of the process, with all that it imports.",
+        f"Synthetic ratings of {USERS:,} users in Parquet, by `RatingShards`: making "
+        "both vocabularies, one epoch of reading without training, and a training step "
+        f"of a dot-product model of {COLUMNS} columns on {BATCH_SIZE:,} ratings, "
+        "compared with a step on arrays in memory. MB is the peak memory of the "
+        "process, including imports.",
         pd.DataFrame(lines).to_markdown(index=False),
     ]
 
@@ -83,7 +84,7 @@ def write(folder, ratings):
 
 
 def read(folder, keep):
-    """Return seconds: for the vocabularies, for an epoch of reading, and for a step."""
+    """Return seconds for the vocabularies, for an epoch of reading, and for a step."""
     from memembed.data import RatingShards
 
     start = time.perf_counter()
@@ -101,7 +102,7 @@ def read(folder, keep):
     done = time.perf_counter()
 
     model = untrained(users, movies)
-    model.fit(**data, steps_per_epoch=5, verbose=0)  # what is compiled is not counted
+    model.fit(**data, steps_per_epoch=5, verbose=0)  # compilation is not counted
     begun = time.perf_counter()
     model.fit(**data, steps_per_epoch=steps, verbose=0)
     trained = (time.perf_counter() - begun) / steps
@@ -109,7 +110,7 @@ def read(folder, keep):
 
 
 def kept(batches, batch_size):
-    """Return all batches as arrays, as arguments of `fit`."""
+    """Return arguments of `fit`: all batches as arrays."""
     import numpy as np
 
     count = len(batches) * batch_size

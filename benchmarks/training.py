@@ -1,4 +1,4 @@
-"""Time the Keras example's experiment, its way and ours, one after the other."""
+"""Time the Keras example's experiment, in its way and in ours, in turn."""
 
 import pandas as pd
 from tqdm import tqdm
@@ -9,11 +9,11 @@ from memembed.experiments.results import stored
 
 __all__ = ["measure", "section", "versions"]
 
-BAR = 10  # how many times faster ours has to be, in total
+BAR = 10  # how many times faster ours must be, in total
 
 
 def measure(repeats):
-    """Yield a table with a row for each model that either way trained."""
+    """Yield a table with a row for each trained model."""
     ways = {"Keras example": keras_example.run, "memembed": ours.run}
     runs = [(pair, way) for pair in range(repeats) for way in ways]
     rows = [
@@ -25,7 +25,7 @@ def measure(repeats):
 
 
 def ratios(rows):
-    """Return, for each pair, how many times faster ours was: each model, and both."""
+    """Return, for each pair, how many times faster ours was: by model, and for both."""
     seconds = rows.pivot(index="pair", columns=["way", "model"], values="seconds")
     theirs, ours = seconds["Keras example"], seconds["memembed"]
     by_model = (theirs / ours)[rows["model"].unique()]
@@ -40,9 +40,9 @@ def section():
         ["parameters", "seconds", "MSE", "MAE"]
     ].mean()
     return [
-        "## Training: the Keras example's experiment, its way and ours",
-        f"Both models, {len(found)} pairs of runs, one after the other. Mean "
-        "seconds to train, compiling included, and evaluation errors:",
+        "## Training: the Keras example's experiment, in its way and in ours",
+        f"Both models, {len(found)} pairs of runs, in turn. Mean seconds to train, "
+        "including compilation, and evaluation errors:",
         means.round({"seconds": 1, "MSE": 4, "MAE": 4})
         .reset_index()
         .to_markdown(index=False),

@@ -1,6 +1,6 @@
-"""Train tables of a thousand to a billion ids: bytes, seconds a step, peak of memory.
+"""Train tables of 1,000 to 1 billion ids: bytes, seconds per step, peak memory.
 
-Each run is a process of its own, so that its peak of memory is its own:
+Each run has its own process, so that its peak memory can be measured:
 
     .venv/bin/python -m benchmarks.vocabulary "full table" adam 1000000
 """
@@ -23,7 +23,7 @@ __all__ = ["measure", "section", "versions"]
 IDS = tuple(10**power for power in range(3, 10))
 COLUMNS = 64
 BATCH_SIZE, STEPS = 1024, 50
-FEW_BITS = [3] * 16 + [2] * 16 + [1] * 16 + [0] * 16  # 96 for each id, in place of 2048
+FEW_BITS = [3] * 16 + [2] * 16 + [1] * 16 + [0] * 16  # 96 for each id, instead of 2048
 BUCKETS = 100_000
 
 
@@ -43,7 +43,7 @@ def hashing(ids):
 
 
 def quotient_remainder(ids, tables=2):
-    """Return tables that each have the root of the number of ids as rows."""
+    """Return `tables` tables with `ids ** (1 / tables)` rows each."""
     from memembed import QREmbedding
 
     buckets = [math.ceil(round(ids ** (1 / tables), 6))] * tables
@@ -51,7 +51,7 @@ def quotient_remainder(ids, tables=2):
 
 
 def mixed_dimensions(ids):
-    """Return tables of 64 columns for the most popular ids, and of 1 for most."""
+    """Return tables of 64 columns for the most popular ids, and of 1 for most ids."""
     from memembed import MDEmbedding
 
     sizes = [math.ceil(ids * share) for share in (1e-4, 1e-3, 1e-2)]
@@ -60,7 +60,7 @@ def mixed_dimensions(ids):
 
 
 def few_bits(ids):
-    """Return a table that is rounded to few bits while it is trained."""
+    """Return a table that is rounded to few bits during training."""
     from memembed import LowBitEmbedding
 
     return LowBitEmbedding(ids, COLUMNS, FEW_BITS, embeddings_initializer="ones")
@@ -96,13 +96,13 @@ def measure(repeats):
 
 
 def run(method, optimizer, ids):
-    """Return what `main` prints of a run, or NaN for each if it does not fit."""
+    """Return the numbers that `main` prints, or NaN if the run does not fit."""
     command = [sys.executable, "-m", "benchmarks.vocabulary", method, optimizer]
     said = subprocess.run(
         [*command, str(ids)], cwd=ROOT, text=True, capture_output=True
     )
     if said.returncode:
-        # The allocator says so, or the system ends the process.
+        # Out of memory: the allocator reports it, or the system kills the process.
         if said.returncode > 0 and not re.search("memory|OOM", said.stderr):
             raise RuntimeError(said.stderr)
         return [math.nan] * 4
@@ -128,16 +128,16 @@ def section():
                 "weights, MB": _megabytes(turns.weights),
                 "slots, MB": _megabytes(turns.slots),
                 "peak, MB": _megabytes(turns.peak),
-                "a step, ms": spread(times * 1000) if fits else "does not fit",
-                "times hashing's": spread(ratio) if fits else "",
+                "ms per step": spread(times * 1000) if fits else "does not fit",
+                "ratio to hashing": spread(ratio) if fits else "",
             }
         )
     return [
         "## Vocabularies of a thousand to a billion ids",
         f"A table of {COLUMNS} columns and one dense layer, {BATCH_SIZE:,} ids a step, "
-        "by Keras's `fit` on TensorFlow. The peak is that of the process, with all "
-        "that it imports. Each run may take what memory was free; what does not fit "
-        "was tried.",
+        "by Keras's `fit` on TensorFlow. The peak is that of the process, including "
+        'imports. Each run may use all free memory; "does not fit" means that it ran '
+        "out of memory.",
         pd.DataFrame(lines).to_markdown(index=False),
     ]
 
@@ -147,14 +147,14 @@ def _megabytes(values):
 
 
 def free_memory():
-    """Return the bytes that a process can have, on Linux."""
+    """Return the bytes of memory that a process can get, on Linux."""
     with open("/proc/meminfo") as lines:
         sizes = dict(line.split(":") for line in lines)
     return 1024 * int(sizes["MemAvailable"].split()[0])
 
 
 def main():
-    """Run one; print seconds a step, and bytes: at the peak, of weights, of slots."""
+    """Run one; print seconds per step, and bytes: peak, weights, slots."""
     method, optimizer, ids = sys.argv[1], sys.argv[2], int(sys.argv[3])
     memory = free_memory()
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
@@ -173,7 +173,7 @@ def main():
     random = np.random.default_rng(0)
     x = (ids * random.random(BATCH_SIZE * STEPS) ** 3).astype("int32")
     y = random.random(len(x)).astype("float32")
-    few = slice(3 * BATCH_SIZE)  # so that what is compiled once is not counted
+    few = slice(3 * BATCH_SIZE)  # so that compilation is not counted
     model.fit(x[few], y[few], batch_size=BATCH_SIZE, verbose=0)
     start = time.perf_counter()
     model.fit(x, y, batch_size=BATCH_SIZE, verbose=0)

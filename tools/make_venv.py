@@ -4,9 +4,9 @@
     python tools/make_venv.py .venv-jax     # requirements-jax.lock: the layers' tests
     python tools/make_venv.py .venv-torch   # requirements-torch.lock, and Torch
 
-It starts from scratch each time: uv takes what it has downloaded before from its cache.
-What a machine lacks is said in one sentence, so this file keeps to what Python 3.6 can
-read.
+It starts from scratch each time; uv caches its downloads. If the machine lacks
+something, it exits with one sentence. An old Python must be able to print it, so this
+file uses only syntax of Python 3.6.
 """
 
 import os
@@ -15,28 +15,28 @@ import shutil
 import subprocess
 import sys
 
-# What must be free for each, where Torch is its build for CPUs.
+# Disk space that each needs, with the CPU build of Torch.
 GIGABYTES = {".venv": 4, ".venv-jax": 2, ".venv-torch": 2}
 
-# Not in the lock: a machine's pip takes the build for CPUs or the one for CUDA, and
+# Not in the lock: depending on the machine, pip installs the CPU or the CUDA build, and
 # their hashes differ.
 TORCH = "torch==2.13.0"
 
 
 def problem(version, free, gigabytes):
-    """Say what a machine lacks, given its Python, its free bytes and the need."""
+    """Return what a machine lacks, as a sentence, or None. `free` is in bytes."""
     if not (3, 11) <= version[:2] <= (3, 13):
         return (
             "memembed needs Python 3.11, 3.12 or 3.13, and this is "
-            f"{version[0]}.{version[1]}: name another, as in "
+            f"{version[0]}.{version[1]}. Choose another, for example: "
             "`make PYTHON=python3.12 book`."
         )
     try:
         import ensurepip  # noqa: F401
     except ImportError:
         return (
-            "This Python cannot make virtual environments: on Debian and Ubuntu, "
-            "`apt install python3-venv` mends that."
+            "This Python cannot make virtual environments. On Debian and Ubuntu, "
+            "`apt install python3-venv` fixes this."
         )
     if free < gigabytes * 10**9:
         return f"The packages need about {gigabytes} GB of free disk space."
@@ -44,7 +44,7 @@ def problem(version, free, gigabytes):
 
 
 def run(command, **settings):
-    """Run a command quietly; if it fails, end below its own complaint."""
+    """Run a command; if it fails, exit with a message below its own error."""
     if subprocess.run(command, **settings).returncode:
         sys.exit("Installing failed: see above; `make` tries again.")
 
@@ -68,9 +68,9 @@ def main(venv):
         locked_uv = re.search(r"^uv==.*(?:\n .*)*", file.read(), re.MULTILINE)[0]
     run([*pip, "--require-hashes", "-r", "/dev/stdin"], input=locked_uv.encode())
     locked = ["--require-hashes", "-r", lock]
-    if subprocess.run([*uv, *locked]).returncode:  # only pip knows some networks' ways
+    if subprocess.run([*uv, *locked]).returncode:  # some networks support only pip
         run([*pip, *locked])
-    if venv == ".venv-torch":  # pip knows where a machine keeps its build
+    if venv == ".venv-torch":  # the machine's pip settings choose the build
         run([*pip, TORCH])
     run([*uv, "--no-deps", "--no-build-isolation", "--editable", "."])
     with open(os.path.join(venv, ".installed"), "w") as stamp:

@@ -1,9 +1,9 @@
-"""Move every link to the repository, and to its book, to another repository.
+"""Change every link to the repository, and to its book, to another repository.
 
     make repository URL=https://github.com/OWNER/NAME
 
-The address in _config.yml is the one that is replaced. Files are edited as bytes, so
-that nothing else in them changes, the layout of a notebook's JSON included.
+It replaces the address in _config.yml. Files are edited as bytes, so that nothing else
+in them changes, not even the layout of a notebook's JSON.
 """
 
 import re
@@ -15,7 +15,7 @@ URL = re.compile(r"https://github\.com/([\w-]+)/([\w.-]+?)(?:\.git)?/?", re.ASCI
 
 
 def configured(root):
-    """The owner and name that _config.yml holds."""
+    """Return the owner and name in _config.yml."""
     config = (Path(root) / "_config.yml").read_text(encoding="utf-8")
     url = re.search(r"^repository:\n  url: (\S+)$", config, re.MULTILINE)[1]
     return URL.fullmatch(url).groups()
@@ -24,8 +24,8 @@ def configured(root):
 def replace(data, old, new):
     """Return these bytes with one repository's addresses replaced by another's.
 
-    Both are an owner and a name. A repository whose name only begins with the old one
-    is another.
+    Both are an owner and a name. A repository whose name only starts with the old name
+    is left alone.
     """
     owner, name = map(re.escape, old)
     address = (
@@ -44,14 +44,16 @@ def replace(data, old, new):
 
 
 def move(root, url):
-    """Rewrite the files below root that git tracks; return the names of the changed.
+    """Rewrite the files below root that git tracks; return the names of changed files.
 
     Raises:
-        ValueError: this is no address of a repository on GitHub.
+        ValueError: `url` is not the address of a repository on GitHub.
     """
     new = URL.fullmatch(url)
     if not new:
-        raise ValueError(f"`URL` must be https://github.com/OWNER/NAME, not {url!r}.")
+        raise ValueError(
+            f"`URL` must be https://github.com/OWNER/NAME. Received: URL={url!r}"
+        )
     old = configured(root)
     listed = subprocess.check_output(["git", "ls-files", "-z"], cwd=root, text=True)
     before = {

@@ -2,7 +2,7 @@
 
     python tools/run_chapters.py FOLDER
 
-What they print lies in the folder's cache afterwards, where the build looks for it.
+Their outputs go to the cache in that folder, where the build of the book finds them.
 """
 
 import logging
@@ -16,7 +16,7 @@ CHAPTERS = Path(__file__).parents[1] / "chapters"
 
 
 def main(folder, chapters):
-    """Run the notebooks of a folder, and name those that failed."""
+    """Run the notebooks in `chapters`; exit with the names of those that failed."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     cache = get_cache(folder / ".jupyter_cache")
     for path in sorted(chapters.glob("*.ipynb")):

@@ -17,7 +17,7 @@ CHAPTERS = Path(__file__).parents[1] / "chapters"
 
 
 def main(folder):
-    """Write every chapter to a folder."""
+    """Write a copy of every chapter, with its solutions, to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(CHAPTERS.glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
@@ -28,7 +28,7 @@ def main(folder):
             for details in DETAILS.findall(cell.source)
             for code in CODE.findall(details)
         ]
-        if not solutions:  # or else nobody would know that none was run
+        if not solutions:  # otherwise a chapter without solutions would pass unnoticed
             raise SystemExit(f"{path.name} has no solution in Python")
         notebook.cells += solutions
         nbformat.write(notebook, folder / path.name)

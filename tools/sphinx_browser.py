@@ -1,17 +1,17 @@
-"""Mend what a browser finds wrong with the pages that Sphinx writes.
+"""Fix problems that a browser reports in the pages that Sphinx writes.
 
-- Jupyter Book puts all scripts and styles of `_static` on every page. One that is named
-  like a page is for that page alone.
-- It puts thebe on every page too, which the book does not use, and twice, which is an
-  error in the console.
-- Docutils gives the entries of a bibliography a role that no list may hold.
+- Jupyter Book puts all scripts and styles of `_static` on every page. A file with the
+  name of a page is needed only on that page.
+- It also puts thebe on every page, twice, which is an error in the console. The book
+  does not use thebe.
+- Docutils gives the entries of a bibliography a role that is not allowed in a list.
 """
 
 from pathlib import PurePosixPath
 
 
 def only_needed(app, page, template, context, doctree):
-    """Leave out scripts and styles that are another page's, or thebe's."""
+    """Leave out the scripts and styles of other pages and of thebe."""
     others = {PurePosixPath(each).name for each in app.env.found_docs}
     others.discard(PurePosixPath(page).name)
 
@@ -25,7 +25,7 @@ def only_needed(app, page, template, context, doctree):
 
 
 def roles_of_lists(app, page, template, context, doctree):
-    """Make the entries of a bibliography items of the list that they are in."""
+    """Give the entries of a bibliography the role of list items."""
     if "body" in context:
         context["body"] = context["body"].replace(
             'role="doc-biblioentry"', 'role="listitem"'

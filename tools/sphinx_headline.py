@@ -1,8 +1,8 @@
 """Give the headline figure an address that does not change: `_images/headline.png`.
 
 Executed figures are named by a hash of their content. The landing page and the README
-need a name that they can hold, so the figure that a chapter calls "headline" (in the
-cell's metadata, mystnb.figure.name) is copied to it.
+need a fixed name, so the figure that a chapter calls "headline" (in the cell's
+metadata, mystnb.figure.name) is copied to that address.
 """
 
 import shutil
@@ -14,7 +14,7 @@ NAME = "headline"
 
 
 def copy_headline(app, exception):
-    """Copy the one figure of that name, once the pages are written."""
+    """Copy the headline figure, once the pages are written."""
     if exception or app.builder.format != "html":
         return
     pictures = [

@@ -1,14 +1,14 @@
-"""Point the book at the repository that builds it, so that a fork's opens the fork.
+"""Link the book to the repository that builds it, so that a fork's book opens the fork.
 
-GitHub Actions names that repository in GITHUB_REPOSITORY; anywhere else the address
-in _config.yml stands.
+GitHub Actions names that repository in GITHUB_REPOSITORY. Elsewhere, the address in
+_config.yml is used.
 """
 
 import os
 
 
 def use_this_repository(app, config):
-    """Override the configured addresses by those of the running workflow."""
+    """Replace the configured addresses with those of the running workflow."""
     owner, _, name = os.environ.get("GITHUB_REPOSITORY", "").partition("/")
     if name:
         server = os.environ.get("GITHUB_SERVER_URL", "https://github.com")

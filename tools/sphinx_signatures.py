@@ -1,6 +1,6 @@
 """Show a Keras class in the API pages with the signature of its own __init__.
 
-Autodoc would take that of keras.Layer.__new__, which is (*args, **kwargs).
+Autodoc would show the signature of keras.Layer.__new__: (*args, **kwargs).
 """
 
 import inspect
@@ -9,7 +9,7 @@ from sphinx.util.inspect import stringify_signature
 
 
 def own_signature(app, what, name, obj, options, signature, returns):
-    """Replace a signature that says nothing."""
+    """Replace the signature of `keras.Layer.__new__`."""
     if what == "class" and signature == "(*args, **kwargs)":
         own = inspect.signature(obj.__init__)
         parameters = list(own.parameters.values())[1:]  # without self

@@ -1,4 +1,4 @@
-"""Where the built book is, and which pages it has."""
+"""The folder of the built book, and its pages."""
 
 from pathlib import Path
 

@@ -18,13 +18,13 @@ SYSTEM_BROWSERS = ["chromium", "chromium-browser", "google-chrome"]
 
 class Handler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args):
-        """Say nothing of each request."""
+        """Do not log requests."""
 
 
 @pytest.fixture(scope="session")
 def address():
     """The address at which the built book is served."""
-    assert (HTML / "index.html").exists(), "the book is not there: run `make book`"
+    assert (HTML / "index.html").exists(), "the book is not built: run `make book`"
     handler = functools.partial(Handler, directory=HTML)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -34,7 +34,7 @@ def address():
 
 @pytest.fixture(scope="session")
 def browser():
-    """A browser of this machine, or else Playwright's own, downloaded once."""
+    """The browser of this machine, or else Playwright's own, downloaded once."""
     with sync_playwright() as playwright:
         chromium = playwright.chromium
         found = next(filter(None, map(shutil.which, SYSTEM_BROWSERS)), None)
@@ -59,7 +59,7 @@ def download():
 
 @pytest.fixture
 def tab(browser):
-    """An empty tab of a reader who comes for the first time."""
+    """An empty tab, without cookies or storage."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     yield context.new_page()
     context.close()
@@ -67,7 +67,7 @@ def tab(browser):
 
 @pytest.fixture
 def problems(tab, address):
-    """What a tab complains of, and what it asks others for."""
+    """The errors and warnings of a tab, and its requests to other servers."""
     found = []
 
     def add(kind, text):

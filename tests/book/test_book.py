@@ -1,4 +1,4 @@
-"""What the built book must be: run `make book`, then `make test-book`."""
+"""Checks of the built book: run `make book`, then `make test-book`."""
 
 import json
 import os
@@ -19,7 +19,7 @@ ADDRESS = os.environ.get("GITHUB_REPOSITORY") or "/".join(repository.configured(
 
 @cache
 def read(file):
-    assert file.exists(), f"{file} is not there: run `make book` first"
+    assert file.exists(), f"{file} does not exist: run `make book` first"
     return BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
 
 
@@ -29,7 +29,7 @@ def article(page):
 
 
 def dead_links(file):
-    """Links, images and scripts of a page that lead to no file or no place in it."""
+    """Links, images and scripts of a page whose file or anchor does not exist."""
     dead = []
     for tag in read(file).select("[href], [src]"):
         link = tag.get("href") or tag.get("src")
@@ -45,7 +45,7 @@ def dead_links(file):
 
 
 def poor_images(soup):
-    """Images whose alt text is missing or is but a file's name."""
+    """Images whose alt text is missing or is only a file name."""
     return [
         image.get("src")
         for image in soup.select("img")
@@ -54,7 +54,7 @@ def poor_images(soup):
 
 
 def unrendered(soup):
-    """Traces, outside code and formulas, of syntax that became nothing."""
+    """Markup, outside code and formulas, that was not rendered."""
     soup = BeautifulSoup(str(soup), "html.parser")
     for tag in soup.select("pre, code, .math"):
         tag.decompose()
@@ -66,12 +66,12 @@ def unrendered(soup):
 
 
 @each_page
-def test_links_lead_somewhere(page):
+def test_links_have_targets(page):
     assert dead_links(HTML / f"{page}.html") == []
 
 
 @each_page
-def test_images_are_described(page):
+def test_images_have_alt_text(page):
     assert poor_images(article(page)) == []
 
 
@@ -87,7 +87,7 @@ def test_one_title(page):
 
 
 @each_page
-def test_search_engines_and_chats_have_words_and_a_picture(page):
+def test_previews_have_a_description_and_a_picture(page):
     head = read(HTML / f"{page}.html").head
     held = {tag.get("property") or tag.get("name"): tag for tag in head.select("meta")}
     for name in ("description", "og:description"):
@@ -129,7 +129,7 @@ def test_the_book_opens_at_its_first_page():
     assert CONTENTS["root"] in refresh["content"]
 
 
-def test_the_checks_can_fail(tmp_path):
+def test_the_checks_find_problems(tmp_path):
     file = tmp_path / "page.html"
     file.write_text(
         "<h1 id=top>A {cite}<code>x</code> **kwargs</h1>"

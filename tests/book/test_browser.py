@@ -1,6 +1,6 @@
-"""What a reader meets in a browser: run `make book`, then `make test-book`.
+"""The built book in a browser: run `make book`, then `make test-book`.
 
-Screenshots are left in _build/screenshots, and index.html there shows them all.
+Screenshots are written to _build/screenshots; index.html there shows all of them.
 """
 
 import io
@@ -22,10 +22,10 @@ WIDTHS = [360, 768, 1024, 1440]
 GENERATED = ["search", "genindex", "py-modindex"]
 each_page = pytest.mark.parametrize("page", [*PAGES, *GENERATED])
 
-TALLEST = 12_000  # pixels of a screenshot: a browser draws no more than 16,384
+TALLEST = 12_000  # pixels of a screenshot: a browser draws at most 16,384
 COLOURS_OF = {"chapters/api": "#layers"}  # one of many sections that look alike
 
-# What sticks out of the window, and out of nothing that scrolls by itself.
+# Elements that stick out of the window and are in no element that scrolls on its own.
 STICKING_OUT = """
 width => [...document.querySelectorAll('body *')].filter(element => {
     const box = element.getBoundingClientRect();
@@ -38,7 +38,7 @@ width => [...document.querySelectorAll('body *')].filter(element => {
 
 
 def violations(tab, part="html", **options):
-    """What is wrong, seriously or critically, for readers with disabilities."""
+    """Accessibility problems that axe rates as serious or critical."""
     found = Axe().run(tab, part, {"resultTypes": ["violations"], **options})
     return [
         (violation["id"], node["target"], node["failureSummary"])
@@ -60,14 +60,12 @@ def pixels(screenshot):
 
 
 def is_at(page):
-    """Whether an address is that of a page."""
+    """A function that says whether an address is that of the page."""
     return lambda url: url.partition("#")[0].partition("?")[0].endswith(f"{page}.html")
 
 
 @each_page
-def test_loads_without_a_complaint_or_a_request_to_elsewhere(
-    page, tab, visit, problems
-):
+def test_loads_without_errors_or_requests_to_other_servers(page, tab, visit, problems):
     visit(page)
     tab.wait_for_load_state("networkidle")
     assert problems == []
@@ -75,7 +73,7 @@ def test_loads_without_a_complaint_or_a_request_to_elsewhere(
     expect(tab.locator("span.math:not(:has(mjx-container))")).to_have_count(0)
 
 
-def test_complaints_are_heard(tab, address, problems):
+def test_errors_and_other_requests_are_found(tab, address, problems):
     tab.goto(f"{address}/search.html")
     tab.set_content(
         "<img src='http://localhost:1/a.png'><img src='/missing.png'>"
@@ -99,7 +97,7 @@ def test_does_not_scroll_sideways(page, tab, visit):
         assert tab.evaluate("document.documentElement.scrollWidth") == width
 
 
-def test_what_sticks_out_is_found(tab):
+def test_elements_that_stick_out_are_found(tab):
     tab.set_content(
         "<div style='overflow: auto'><p style='width: 3000px'>scrolls</p></div>"
         "<p style='width: 2000px'>sticks out</p>"
@@ -162,7 +160,7 @@ def test_the_theme_switches_and_is_remembered(tab, visit):
     assert tab.evaluate(background) == "rgb(255, 255, 255)"
 
 
-def test_search_finds_what_is_there_and_says_when_nothing_is(tab, visit):
+def test_search_finds_pages_and_says_when_it_finds_none(tab, visit):
     visit(PAGES[0])
     tab.keyboard.press("Control+K")
     tab.keyboard.type("quotient")
@@ -241,7 +239,7 @@ def test_the_notebook_can_be_launched_and_downloaded(page, tab, visit):
 
 @pytest.fixture(scope="module")
 def screenshots():
-    """The folder for them, which gets a page that shows all that is in it."""
+    """The folder of the screenshots; at the end, it gets a page that shows them all."""
     SCREENSHOTS.mkdir(exist_ok=True)
     yield SCREENSHOTS
     sheet = "<title>The book</title><style>img {width: 100%}</style>"
@@ -255,9 +253,9 @@ def screenshots():
 
 
 @each_page
-def test_nothing_serious_for_axe(page, tab, visit, screenshots):
+def test_axe_finds_nothing_serious(page, tab, visit, screenshots):
     visit(page)
-    tab.add_style_tag(content="* {transition: none !important}")  # no half-way states
+    tab.add_style_tag(content="* {transition: none !important}")  # no half-way colours
 
     def show(theme, width):
         tab.emulate_media(color_scheme=theme)
@@ -268,7 +266,7 @@ def test_nothing_serious_for_axe(page, tab, visit, screenshots):
         clip = {"x": 0, "y": 0, "width": width, "height": min(height, TALLEST)}
         tab.screenshot(path=file, full_page=True, clip=clip, quality=70)
 
-    # Colours take most of the time, and are of a theme, not of a width.
+    # Colours take most of the time, and depend on the theme, not on the width.
     colours = "color-contrast"
     part = COLOURS_OF.get(page, "html")
     found = []
@@ -283,6 +281,6 @@ def test_nothing_serious_for_axe(page, tab, visit, screenshots):
     assert found == []
 
 
-def test_axe_can_find_something(tab):
+def test_axe_finds_bad_contrast_and_missing_alt_text(tab):
     tab.set_content("<p style='color: #ccc'>pale</p><img src='data:,'>")
     assert {"color-contrast", "image-alt"} <= {each[0] for each in violations(tab)}

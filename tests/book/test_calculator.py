@@ -1,4 +1,4 @@
-"""The calculator of chapters/calculator, beside memembed.sizing."""
+"""The calculator of chapters/calculator, compared with memembed.sizing."""
 
 import ast
 import itertools
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.book
 PAGE = "chapters/calculator"
 WHOLE = 100_000  # thousandths of a percent
 
-# As a reader would, at once: the fields are filled, and what comes out is read.
+# Fill the fields, as a reader would but all at once, and read the results.
 FILL = """
 setting => {
     const form = document.getElementById('calculator');
@@ -46,14 +46,14 @@ def fill(tab, visit):
 
 
 def sizes(most):
-    """Integers up to this one, small ones as often as large ones."""
+    """Integers up to `most`, small ones as often as large ones."""
     limits = [limit for limit in (10, 300, 10**5, 10**8) if limit < most]
     return st.one_of(*(st.integers(1, limit) for limit in [*limits, most]))
 
 
 @st.composite
 def any_setting(draw):
-    """A setting as a reader may enter it, and the blocks in it as numbers."""
+    """A setting as a reader may enter it."""
     columns = draw(sizes(65_536))
     cuts = draw(st.sets(st.integers(1, WHOLE - 1), max_size=3))
     ends = [*sorted(cuts), WHOLE]
@@ -108,7 +108,7 @@ def layer_arguments(setting, ids):
 
 
 def problem(method, layers):
-    """What to answer where the layers cannot be made, if there is something."""
+    """Part of the message if the layers cannot be made, else None."""
     if method == "md" and any(0 in args[0] for _, args, _ in layers):
         return "would be empty"
     for _, (ids, columns), bits in layers if method == "bits" else ():
@@ -119,7 +119,7 @@ def problem(method, layers):
 
 
 def stored_and_trained(name, args, kwargs, dtype):
-    """The bytes of a layer by memembed.sizing, and the shapes of what is trained."""
+    """A layer's bytes by memembed.sizing, and the shapes of its trained weights."""
     kwargs = {key: kwargs[key] for key in kwargs if key != "dtype"}
     if name == "Embedding":
         return sizing.plain_bytes(*args, dtype), [args]
@@ -140,7 +140,7 @@ def stored_and_trained(name, args, kwargs, dtype):
 
 
 def calls(python):
-    """The layers that lines of Python make: their names and arguments."""
+    """The layers in lines of Python: their names and arguments."""
     for node in ast.parse(python).body:
         if isinstance(node, ast.Expr) and "Embedding" in ast.unparse(node.value.func):
             yield (
@@ -242,7 +242,7 @@ def test_the_line_of_python_makes_the_layer(method, fill):
         ("md", "blocks", "0:8 100:4", "Block 1 of a table of 6040 ids would be empty."),
     ],
 )
-def test_bad_input_is_answered_in_place(
+def test_bad_input_is_reported_at_its_field(
     method, field, text, answer, tab, visit, problems
 ):
     visit(PAGE)
@@ -260,7 +260,7 @@ def test_bad_input_is_answered_in_place(
     assert problems == []
 
 
-def test_choices_that_do_not_go_together_are_answered_in_place(tab, visit):
+def test_incompatible_choices_are_reported_at_their_field(tab, visit):
     visit(PAGE)
     tab.fill("#columns", "7")
     tab.select_option("#combiner", "concatenate")
@@ -301,14 +301,14 @@ def test_a_setting_is_shared_by_the_address(tab, browser, visit):
     )
     context.close()
 
-    # An address that is changed by hand, and the way back.
+    # Change the address by hand, then go back.
     tab.evaluate("location.hash = '#method=bits&bits=1&columns=8&tables=80'")
     expect(tab.locator("#yours-stored")).to_have_text("144 bytes")
     tab.go_back()
     expect(tab.locator("#summary")).to_have_text(summary)
 
 
-def test_a_broken_address_is_answered(tab, visit, address, problems):
+def test_a_broken_address_is_reported(tab, visit, address, problems):
     tab.goto(f"{address}/{PAGE}.html#method=magic&dtype=&columns=-3&who=%F0%9F&x=<b>")
     expect(tab.locator("#method")).to_have_value("qr")
     expect(tab.locator("#columns-problem")).to_contain_text("Received: -3")
@@ -325,7 +325,7 @@ def test_works_from_a_file(tab, problems):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("columns", ["64", "none"])
-def test_nothing_serious_for_axe_whatever_is_entered(theme, columns, tab, visit):
+def test_axe_finds_nothing_serious_for_any_method(theme, columns, tab, visit):
     tab.emulate_media(color_scheme=theme)
     visit(PAGE)
     for method in tab.locator("#method option").all():

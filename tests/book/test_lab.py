@@ -1,6 +1,6 @@
 """The chapters in a real JupyterLab, as a reader runs them: `make test-lab`.
 
-The ratings are the stand-in's. Run one chapter alone with `-k 01_data`.
+They use synthetic ratings. Run one chapter alone with `-k 01_data`.
 """
 
 import json
@@ -22,14 +22,14 @@ from built import HTML, ROOT, each_notebook
 pytestmark = pytest.mark.lab
 
 LONGEST = 300_000  # milliseconds that a chapter may take
-ALL_CELLS = {"windowingMode": "none"}  # else only those in sight are in the page
+ALL_CELLS = {"windowingMode": "none"}  # otherwise the page holds only the visible cells
 SCREENSHOTS = HTML.parent / "screenshots"
 DIRECTIVE = re.compile(r"```\{|:::|\{[a-z:]+\}`|<details>")
 
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
-    """The address of a JupyterLab over a copy of the chapters."""
+    """The address of a JupyterLab with a copy of the chapters."""
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "chapters", folder / "chapters")
     settings = folder / "settings" / "@jupyterlab" / "notebook-extension"

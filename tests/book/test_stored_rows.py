@@ -1,4 +1,4 @@
-"""The stored rows of the experiments must be what the experiments find."""
+"""Running the experiments again must give their stored rows."""
 
 import random
 from dataclasses import fields, replace
@@ -18,8 +18,8 @@ from memembed.training import Settings, split_hash
 
 pytestmark = pytest.mark.book
 
-# Other processors round differently, in a few of the last digits. A bit may then go to
-# another column, which changes a model of few bits by more than one of plain tables.
+# Other processors round the last few digits differently. A bit may then go to another
+# column, so the errors of models with few bits differ more than those of plain tables.
 TOLERANCE, OF_FEW_BITS = 0.0005, 0.003
 
 
@@ -31,11 +31,11 @@ def ratings():
     return ratings
 
 
-def test_a_random_row_of_the_study_comes_out_again(ratings):
+def test_a_random_row_of_the_study_is_reproduced(ratings):
     data = prepare(ratings, seed=0)
     rows = stored("study")
     row = rows.loc[random.choice(rows.index)]
-    print(row.to_string())  # shown if this fails
+    print(row.to_string())  # pytest shows it if this fails
     assert row.split == split_hash(data)
     again = rerun(row, data)
     assert again["parameters"] == row.parameters
@@ -44,7 +44,7 @@ def test_a_random_row_of_the_study_comes_out_again(ratings):
         assert again["mae"] == pytest.approx(row.mae, abs=TOLERANCE)
 
 
-def test_a_random_climb_of_the_ladder_comes_out_again(ratings):
+def test_a_random_climb_of_the_ladder_is_reproduced(ratings):
     """Up to a random rung: the last ones take a minute."""
     rows = stored("ladder")
     split_seed, seed = random.choice(rows[["split_seed", "seed"]].values.tolist())
@@ -61,8 +61,8 @@ def test_a_random_climb_of_the_ladder_comes_out_again(ratings):
         assert result.mae == pytest.approx(row.mae, abs=tolerance)
 
 
-def test_a_random_pair_of_the_evidence_comes_out_again(ratings, tmp_path):
-    """Full tables and few bits of them: books, rankings and averages take longer."""
+def test_a_random_pair_of_the_evidence_is_reproduced(ratings, tmp_path):
+    """Full tables, and few bits made from them; books and rankings take too long."""
     rows = stored("evidence")
     rows = rows[(rows.task == RATINGS.name) & rows["size"].isin([1, RATINGS.bar])]
     full = rows[rows.method == "full tables"].sample(1).iloc[0]

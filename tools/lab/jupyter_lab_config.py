@@ -1,6 +1,6 @@
-"""How `make lab` opens: on the landing page, with the chapters beside it.
+"""How `make lab` starts: on the landing page, with the chapters in the sidebar.
 
-overrides.json, here too, shows pages as pages and asks for no news.
+overrides.json, in this folder, renders Markdown pages and turns off the news.
 """
 
 from pathlib import Path
