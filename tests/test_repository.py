@@ -238,6 +238,7 @@ def test_what_a_machine_lacks_is_said_even_to_an_old_python(monkeypatch):
     assert make_venv.problem((3, 12, 1), 5 * 10**9, 4) is None
     assert "3.10" in make_venv.problem((3, 10, 1), 5 * 10**9, 4)
     assert "4 GB" in make_venv.problem((3, 12, 1), 3 * 10**9, 4)
+    assert "read-only" in make_venv.problem((3, 12, 1), 5 * 10**9, 4, writable=False)
     monkeypatch.setitem(sys.modules, "ensurepip", None)
     assert "python3-venv" in make_venv.problem((3, 12, 1), 5 * 10**9, 4)
 

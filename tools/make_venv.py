@@ -23,7 +23,7 @@ GIGABYTES = {".venv": 4, ".venv-jax": 2, ".venv-torch": 2}
 TORCH = "torch==2.13.0"
 
 
-def problem(version, free, gigabytes):
+def problem(version, free, gigabytes, writable=True):
     """Return what a machine lacks, as a sentence, or None. `free` is in bytes."""
     if not (3, 11) <= version[:2] <= (3, 13):
         return (
@@ -38,6 +38,8 @@ def problem(version, free, gigabytes):
             "This Python cannot make virtual environments. On Debian and Ubuntu, "
             "`apt install python3-venv` fixes this."
         )
+    if not writable:
+        return f"{os.getcwd()} is read-only: clone memembed to a folder of your own."
     if free < gigabytes * 10**9:
         return f"The packages need about {gigabytes} GB of free disk space."
     return None
@@ -51,7 +53,8 @@ def run(command, **settings):
 
 def main(venv):
     """Make the environment."""
-    lacking = problem(sys.version_info, shutil.disk_usage(".").free, GIGABYTES[venv])
+    free, writable = shutil.disk_usage(".").free, os.access(".", os.W_OK)
+    lacking = problem(sys.version_info, free, GIGABYTES[venv], writable)
     if lacking:
         sys.exit(lacking)
     lock = venv.replace(".venv", "requirements") + ".lock"
