@@ -1,6 +1,6 @@
-"""Which columns of which ids get how many bits: the numbers behind `compress`.
+"""Choose the bits of each column of each block: the numbers behind `compress`.
 
-All of it is plain NumPy, and knows tables, how much their errors count, and bytes.
+This is plain NumPy. It works on tables, on how much their errors count, and on bytes.
 """
 
 import heapq
@@ -11,7 +11,7 @@ import numpy as np
 from memembed.sizing import block_bytes, code_bytes
 from memembed.tables import even_steps
 
-MAX_BITS = 7  # of the 8 that a layer may have: the last never gains what it costs
+MAX_BITS = 7  # a layer may have 8, but the last bit never gains what it costs
 
 
 @dataclass
@@ -19,13 +19,14 @@ class Layout:
     """One way to hold a table in few bits.
 
     Attributes:
-        table: array of shape `(ids, columns)`. A number of first columns are kept.
+        table: array of shape `(ids, columns)`. Only the first columns are kept; how
+            many is chosen later.
         weights: array of shape `(ids,)`: how much the error of an id counts.
-        importance: array of shape `(columns,)`: how much the error of a column counts,
-            beside the weights.
-        blocks: arrays of ids, each with bits, offsets and scales of its own.
-        projection: array of shape `(columns, output_dim)`: what turns the columns into
-            embeddings; or None, if they are taken as they are.
+        importance: array of shape `(columns,)`: how much the error of a column counts.
+            It is multiplied by the weights.
+        blocks: arrays of ids, each with its own bits, offsets and scales.
+        projection: array of shape `(columns, output_dim)` that turns the columns into
+            embeddings; or None, if the columns are used as embeddings directly.
         all_columns: whether all columns must be kept.
     """
 
@@ -49,7 +50,7 @@ class Layout:
         return blocks
 
     def overhead(self, columns):
-        """Return how many bytes all but the codes take."""
+        """Return the bytes of everything except the codes."""
         each = 8 * len(self.blocks)  # an offset and a scale
         if self.projection is not None:
             each += 4 * self.projection.shape[1]
@@ -57,10 +58,10 @@ class Layout:
         return order + columns * each
 
     def measure(self, progress):
-        """Find `errors`, of each block, and `left_out`, of no column, one, two, ...
+        """Measure the errors of the outputs: `errors` and `left_out`.
 
-        Both are errors of the outputs: of a block, an array of shape
-        `(columns, MAX_BITS + 1)`.
+        `errors` has an array of shape `(columns, MAX_BITS + 1)` for each block.
+        `left_out[n]` is the error of leaving out all columns but the first `n`.
         """
         self.errors = []
         for ids in self.blocks:
@@ -79,10 +80,10 @@ def equal_shares(counts, num_blocks):
 
     Args:
         counts: how often each id occurs, or any other weight of it.
-        num_blocks: how many blocks to make, if each gets an id.
+        num_blocks: how many blocks to make. Empty blocks are left out.
 
     Returns:
-        The sizes of the blocks, a list of at most so many positive ints.
+        The sizes of the blocks, a list of at most `num_blocks` positive ints.
 
     Example:
         >>> equal_shares([6, 3, 3, 2, 1, 1, 1, 1], num_blocks=3)
@@ -99,7 +100,7 @@ def rounding_errors(table, weights):
 
     Args:
         table: array of shape `(ids, columns)`.
-        weights: array of shape `(ids,)`: how much the square of an error counts.
+        weights: array of shape `(ids,)`: how much the squared error of an id counts.
 
     Returns:
         An array of shape `(columns, MAX_BITS + 1)`.
@@ -119,7 +120,7 @@ def plan_bits(errors, rows, max_bytes):
 
     Returns:
         For each block the bits of its columns, a list; and the error. Or None and
-        infinity, if one bit in each block takes more.
+        infinity, if one bit in each block takes more than `max_bytes`.
 
     Example:
         >>> errors = [np.array([[8.0, 2.0, 0.5], [4.0, 1.0, 0.3]])]
@@ -131,11 +132,11 @@ def plan_bits(errors, rows, max_bytes):
     if left < 0:
         return None, np.inf
     bits, totals = [[0] * len(error) for error in errors], [1] * len(errors)
-    # For each column and its bits: what the further bits gain that gain most for each
-    # of them, and how many bits it has then.
+    # For each column and number of bits: the step to more bits that gains most per bit.
+    # `gains` is its gain per bit, `targets` the number of bits after the step.
     gains, targets, steps = [], [], []
     for block, error in enumerate(errors):
-        # A block needs a bit: in the column where it gains most.
+        # Every block needs a bit: it gets one in the column where it gains most.
         bits[block][np.argmax(error[:, 0] - error[:, 1])] = 1
         further = np.arange(error.shape[1]) - np.arange(error.shape[1])[:, None]
         gain = error[:, :, None] - error[:, None, :]
@@ -156,7 +157,7 @@ def plan_bits(errors, rows, max_bytes):
             rows[block], [totals[block]]
         )
         if extra > left:
-            continue  # another column's step may fit still
+            continue  # a step of another column may still fit
         left, totals[block], bits[block][column] = left - extra, total, then
         heapq.heappush(steps, (-gains[block][column, then], block, column))
     pairs = zip(errors, bits, strict=True)
@@ -164,21 +165,21 @@ def plan_bits(errors, rows, max_bytes):
 
 
 def allocate(groups, max_bytes, reserved=0, progress=lambda numbers: None):
-    """Choose how each table is held, with how many columns, and the bits of its blocks.
+    """Choose the layout, the number of columns and the bits of each table.
 
     Args:
-        groups: lists of choices. A choice is a dict from a name to a `Layout`; these
-            tables keep the same number of columns.
-        max_bytes: how many bytes all may take.
-        reserved: how many of them are not for tables.
+        groups: lists of choices. A choice is a dict from a name to a `Layout`; all
+            tables of a choice keep the same number of columns.
+        max_bytes: how many bytes the tables and the reserved bytes may take together.
+        reserved: how many of these bytes are not for tables.
         progress: called for each block, with how many numbers it has.
 
     Returns:
-        A dict from each name to its `Layout` and a list with an entry for each block,
-        which has the bits of each column that is kept.
+        A dict from each name to a pair: its `Layout`, and a list with an entry for each
+        block, which holds the bits of each column that is kept.
 
     Raises:
-        ValueError: `max_bytes` is less than one bit for each id takes.
+        ValueError: `max_bytes` is too small for one bit for each id.
     """
     for choice in (choice for group in groups for choice in group):
         for layout in choice.values():
@@ -211,13 +212,14 @@ def allocate(groups, max_bytes, reserved=0, progress=lambda numbers: None):
             for layout in choice.values()
         )
 
-    # One group after another gets what is best beside the others', until none changes.
+    # Improve one group at a time, the others fixed, until the error stops falling.
     chosen = [min(options(group), key=least) for group in groups]
     needed = reserved + sum(map(least, chosen))
     if needed > max_bytes:
         raise ValueError(
-            f"`max_bytes` must be at least {needed}: {reserved} for what is no "
-            f"embedding, and one bit for each id. Received: max_bytes={max_bytes}"
+            f"`max_bytes` must be at least {needed}: {reserved} for weights that "
+            "are not compressed, and one bit for each id. "
+            f"Received: max_bytes={max_bytes}"
         )
     error, before = plan(chosen)[0], np.inf
     while error < before:
@@ -237,7 +239,7 @@ def allocate(groups, max_bytes, reserved=0, progress=lambda numbers: None):
 
 
 def _steps_to(most):
-    """Return numbers of columns to try: all small ones, and of larger ones some."""
+    """Return numbers of columns to try: all up to 16, and some larger ones."""
     return sorted(
         {*range(1, min(most, 16) + 1), *np.geomspace(1, most, 40).astype(int)}
     )

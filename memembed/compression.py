@@ -1,4 +1,4 @@
-"""Compress the embeddings of a trained model to as few bytes as its errors allow."""
+"""Compress the embeddings of a trained model to a budget of bytes."""
 
 import sys
 
@@ -23,57 +23,57 @@ from memembed.tables import (
     weighted_triangle,
 )
 
-MIN_IDS = 32  # of a table to be compressed: offsets and scales take as much as two ids
+MIN_IDS = 32  # of a table to compress: its offsets and scales take as much as 2 ids
 
 
 def compress(model, examples, max_bytes, num_blocks=5, batch_size=1024, verbose="auto"):
-    """Return a model whose embeddings take few bits, to be trained on and packed.
+    """Return a model whose embeddings take few bits, to be trained and packed.
 
     1. The examples are passed through the model, to measure how much its outputs depend
        on each id and each column of its embeddings.
-    2. Each table is turned, so that little is left in its last columns. Where two
-       tables meet in a dot product alone, both are turned and nothing else changes.
-       Elsewhere, a small matrix that turns the embeddings back is stored with the
-       table, if that lowers the error.
-    3. The ids are cut into blocks with an equal share of what an error does. If ids are
-       not in order of popularity, it is stored which block each of them is in.
-    4. Every column of every block is given some bits for each of its numbers. It begins
-       with none, and one value for all. Then those bits are added, one step after
-       another, that lower the error most for what they cost, until the budget is spent
-       or no further bit lowers it.
+    2. Each table is turned: it is multiplied by a matrix that makes its last columns
+       small. If two tables are used only in a dot product with each other, both are
+       turned and nothing else changes. Otherwise, a small matrix that turns the
+       embeddings back is stored with the table, if that lowers the error.
+    3. The ids are cut into blocks in which errors have an equal effect on the outputs.
+       If the ids are not in order of popularity, the block of each id is stored.
+    4. Every column of every block gets a number of bits. It starts with 0 bits, that
+       is, one value for all ids. Then bits are added step by step, each time those that
+       lower the error most for their cost, until the budget is spent or no further bit
+       lowers the error.
 
-    Nothing is trained. To get back most of what was lost, train the result for some
-    epochs with `fit`, at a lower learning rate than the first, and `pack` it then.
+    Nothing is trained. To recover most of the lost accuracy, train the result for some
+    epochs with `fit`, at a lower learning rate than before, and then `pack` it.
 
     Args:
         model: a functional or sequential `keras.Model`, trained. It may have nested
             models, shared layers and any number of inputs and outputs. Its embedding
-            layers are compressed, those of at least 32 ids; all other layers are
-            copied. `model` is left as it is.
+            layers of at least 32 ids are compressed; all other layers are copied.
+            `model` is not changed.
         examples: training data, as `fit` takes it: arrays of the inputs, in the
             structure that the model takes, or a tuple of them, labels and sample
             weights; or a `tf.data.Dataset`, `keras.utils.PyDataset` or Torch
             `DataLoader`. Labels are not used.
-        max_bytes: how many bytes the packed model may take: all of its weights, those
-            of other layers too.
+        max_bytes: how many bytes the packed model may take: all of its weights,
+            including those of other layers.
         num_blocks: how many blocks the ids of each table are cut into, at most.
         batch_size: how many examples are passed through the model at a time, if they
             are arrays.
-        verbose: 1 for bars of progress, 0 for none. `"auto"`: bars in a terminal, and
+        verbose: 1 for progress bars, 0 for none. `"auto"`: bars in a terminal, and
             in a notebook that is open in JupyterLab or Colab.
 
     Returns:
-        A new model, to be compiled and trained. `LowBitEmbedding` layers take the place
-        of the embeddings, with the same names, regularizers and masks.
+        A new model, to be compiled and trained. `LowBitEmbedding` layers replace the
+        embeddings, with the same names, regularizers and masks.
 
     Raises:
         TypeError: `max_bytes` or `num_blocks` is not an integer, or `examples` can be
-            gone through only once.
+            iterated only once.
         ValueError: `model` is subclassed, or a layer cannot be made from its config, or
-            there is no embedding layer to compress, or one that Keras has quantised or
-            that is not finite. There are no `examples`, or the model does not know
-            their ids. The outputs do not depend on the embeddings. `max_bytes` is not
-            less than the model takes, or less than one bit for each id takes.
+            there is no embedding layer to compress, or Keras has quantised one, or one
+            is not finite. `examples` is empty, or holds ids that the model does not
+            know. The outputs do not depend on the embeddings. `max_bytes` is not less
+            than the size of the model, or too small for one bit for each id.
 
     Example:
         >>> import keras
@@ -104,13 +104,13 @@ def compress(model, examples, max_bytes, num_blocks=5, batch_size=1024, verbose=
     size = num_bytes(model)
     if max_bytes >= size:
         raise ValueError(
-            f"`max_bytes` must be less than {size}, which `model` takes. "
+            f"`max_bytes` must be less than {size}, the bytes of `model`. "
             f"Received: max_bytes={max_bytes}"
         )
     show = is_watched(sys.stdout) if verbose == "auto" else verbose
     bar = _bar("Measuring slopes", count_batches(examples, batch_size), "batch", show)
     found, pairs = measure(model, layers, batches(examples, batch_size), bar)
-    # A turned table would not keep to a constraint.
+    # A turned table would no longer satisfy a constraint.
     pairs = [each for each in pairs if not any(x.embeddings_constraint for x in each)]
     alone = [layer for layer in layers if not any(layer in pair for pair in pairs)]
     groups = [_paired(*pair, tables, found, num_blocks) for pair in pairs]
@@ -121,13 +121,13 @@ def compress(model, examples, max_bytes, num_blocks=5, batch_size=1024, verbose=
     layouts = [way for group in groups for ways in group for way in ways.values()]
     bar = _bar("Choosing bits", sum(x.table.size for x in layouts), "number", show)
     plan = allocate(groups, max_bytes, others, bar)
-    del tables, groups, layouts  # of millions of rows; the plan holds what was chosen
+    del tables, groups, layouts  # millions of rows; `plan` has the chosen ones
     places = {layer: _low_bit(layer, *plan[layer]) for layer in layers}
     return rebuild(model, places.get)
 
 
 def _bar(title, target, unit, show):
-    """Return a function that moves a bar of progress on."""
+    """Return a function that advances a progress bar."""
     if show:
         print(title)
     bar = keras.utils.Progbar(target, verbose=int(bool(show)), unit_name=unit)
@@ -142,21 +142,21 @@ def num_bytes(model):
 def average(models):
     """Return one model whose scores, before the sigmoid, are the mean of several.
 
-    Models that differ in their seed err in different directions, and their mean errs
-    less. It has all of their columns, side by side; `compress` keeps the strong axes,
-    so that the mean takes no more memory than one of them.
+    Models trained from different seeds make different errors, and the error of their
+    mean is smaller. The mean has all columns of all models; `compress` keeps the strong
+    axes, so that the compressed mean takes no more memory than one compressed model.
 
     Args:
-        models: models of `dot_product_model` or `two_tower_model`, all of one kind, all
-            with biases or all without.
+        models: models made by `dot_product_model` or `two_tower_model`, all of one
+            kind, all with biases or all without.
 
     Returns:
-        A model of their kind, with plain tables that have the activity regularizers of
-        the first. What else it has is the first model's.
+        A model of the same kind, with plain tables. All else, such as the activity
+        regularizers of the tables, is that of the first model.
 
     Raises:
-        ValueError: there is no model, or they differ in their users, movies or biases,
-            or one is another model.
+        ValueError: `models` is empty, or the models differ in their users, movies or
+            biases, or one is of another kind.
 
     Example:
         >>> import keras
@@ -184,7 +184,7 @@ def average(models):
         tables = [_table(each[name]) for each in parts]
         if name.endswith("bias"):
             table = np.mean(tables, axis=0)
-        else:  # each side's share of the mean is the root of 1 / len(models)
+        else:  # in a product, both roots make the factor 1 / len(models)
             table = np.concatenate(tables, axis=1) / np.sqrt(len(models))
         layer = keras.layers.Embedding(
             *table.shape,
@@ -198,17 +198,17 @@ def average(models):
 
 
 def pack(model):
-    """Return a model whose embeddings of few bits hold codes only.
+    """Return a model whose low-bit embeddings hold only codes.
 
     Args:
-        model: a functional or sequential `keras.Model` with layers `LowBitEmbedding`,
-            of nested models too.
+        model: a functional or sequential `keras.Model` with `LowBitEmbedding` layers,
+            also in nested models.
 
     Returns:
         A new model with the same predictions. Other layers are copied.
 
     Raises:
-        ValueError: as of `LowBitEmbedding.pack`, or there is no such layer, or `model`
+        ValueError: as in `LowBitEmbedding.pack`, or there is no such layer, or `model`
             cannot be rebuilt, as in `compress`.
 
     Example:
@@ -241,8 +241,8 @@ def _table(layer):
     """Return all embeddings of a layer, an array."""
     if getattr(layer, "quantization_mode", None) is not None:
         raise ValueError(
-            "`model` must have embeddings that are not quantised: compress a model "
-            f"before anything else. Received: layer {layer.name!r} in "
+            "`model` must have embeddings that are not quantised: compress it before "
+            f"you call its `quantize`. Received: layer {layer.name!r} in "
             f"{layer.quantization_mode!r}"
         )
     # Not through `__call__`, which would keep this call's penalty in the layer.
@@ -259,7 +259,7 @@ def _table(layer):
 
 
 def _paired(one, other, tables, found, num_blocks):
-    """Return the ways to hold two tables that meet in products alone."""
+    """Return the ways to hold two tables that are used only in their products."""
     triangles = [
         weighted_triangle(tables[x], as_weights(found[x].weights, tables[x]))
         for x in (one, other)
@@ -275,11 +275,11 @@ def _paired(one, other, tables, found, num_blocks):
 
 
 def _alone(layer, table, sensitivity, num_blocks):
-    """Return the ways to hold a table that is alone, by itself or with a projection."""
+    """Return the ways to hold a table without a pair, also with a projection."""
     columns = table.shape[1]
     ways = _layouts(table, np.eye(columns), sensitivity, num_blocks, all_columns=True)
     if columns > 1 and layer.embeddings_constraint is None:
-        # The square root of how much errors count. No direction counts for nothing.
+        # A square root of `gram`, in which every direction counts at least a little.
         squares, directions = np.linalg.eigh(sensitivity.gram)
         counts = (
             np.sqrt(np.maximum(squares, squares.max() * 1e-4))[:, None] * directions.T
@@ -299,8 +299,8 @@ def _layouts(table, back, sensitivity, num_blocks, **how):
     weights = sensitivity.weights / sensitivity.weights.sum()
     importance = np.einsum("ij,ik,kj->j", back, sensitivity.gram, back)
     order, counts = np.argsort(-weights, kind="stable"), [1, 2, num_blocks]
-    # Ids that are in order already, more or less, need no order that is stored: sorted,
-    # they would be cut into blocks that are hardly more uneven.
+    # If ids are nearly in order already, no order is stored: sorting them would enlarge
+    # the last block by less than 10% of the ids.
     largest = equal_shares(weights[order], num_blocks)[-1]
     if largest - equal_shares(weights, num_blocks)[-1] < 0.1 * len(table):
         order, counts = np.arange(len(table)), [num_blocks]
@@ -312,7 +312,7 @@ def _layouts(table, back, sensitivity, num_blocks, **how):
 
 
 def _low_bit(layer, layout, bits):
-    """Return the layer that takes an embedding layer's place."""
+    """Return the `LowBitEmbedding` that replaces an embedding layer."""
     columns = len(bits[0])
     projection = layout.projection
     made = LowBitEmbedding.from_embedding(

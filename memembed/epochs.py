@@ -10,18 +10,19 @@ from memembed.rebuild import layers_in
 def epoch_function(model, examples, batch_size):
     """Return a function that trains a compiled model for one epoch.
 
-    It is `fit` of one epoch, and on TensorFlow, if the examples are arrays and XLA can
-    compile the model, several times as fast. There, a step on a thousand examples takes
-    less time than to call it from Python, with tables to be handed to it and back. So
-    the loop over the batches is compiled together with the step.
+    It does what `fit` does in one epoch. On TensorFlow, if the examples are arrays and
+    XLA can compile the model, it is several times as fast. There, a step on a thousand
+    examples takes less time than calling it from Python and passing the tables to it
+    and back. So the loop over the batches is compiled together with the step.
 
-    Two things differ from `fit` then. Examples that do not fill a last batch are left
-    out, others in each epoch. And a row that a batch looks up twice has one gradient,
-    as on JAX and Torch, where `fit` on TensorFlow hands two to the optimizer.
+    The compiled loop differs from `fit` in two things. Examples that do not fill the
+    last batch are left out, different ones in each epoch. And a row that a batch looks
+    up twice has one gradient, as on JAX and Torch; `fit` on TensorFlow passes two
+    gradients to the optimizer.
 
     Args:
         model: a compiled `keras.Model`.
-        examples: what `fit` takes, a tuple: of inputs, labels and sample weights, or of
+        examples: what `fit` takes, as a tuple: inputs, labels and sample weights, or
             one dataset.
         batch_size: examples per step, if they are arrays.
 
@@ -66,7 +67,7 @@ def _compiled(model, examples, batch_size):
         lambda x: None if x is None else tf.convert_to_tensor(x), tuple(examples)
     )
     count = len(next(x for x in tree.flatten(data) if x is not None))
-    batch_size = int(min(batch_size, count))  # a NumPy integer would make int64 of rows
+    batch_size = int(min(batch_size, count))  # a NumPy integer would make `rows` int64
     variables, optimizer = model.trainable_variables, model.optimizer
 
     def loss_of(rows, training):
@@ -77,7 +78,7 @@ def _compiled(model, examples, batch_size):
         outputs = model(x, training=training)
         return model.compute_loss(x, y, outputs, weights, training=training)
 
-    # What they hold cannot be made in the loop.
+    # Build the model and the optimizer: variables cannot be created in the loop.
     loss_of(tf.range(batch_size), training=False)
     if not optimizer.built:
         optimizer.build(variables)

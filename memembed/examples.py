@@ -1,4 +1,4 @@
-"""What `fit` takes, batch by batch."""
+"""Read the examples that `fit` takes, batch by batch."""
 
 import keras
 import numpy as np
@@ -6,23 +6,23 @@ from keras import tree
 
 
 def batches(examples, batch_size):
-    """Go through examples, whatever form they have.
+    """Yield examples in batches, from any form that `fit` takes.
 
     Args:
         examples: what `keras.Model.fit` takes: a `tf.data.Dataset`, a
-            `keras.utils.PyDataset` or a Torch `DataLoader`, which have batches of their
-            own; or arrays: the inputs, in the structure that the model takes, or a
-            tuple of inputs, labels and sample weights, where the last ones may be
+            `keras.utils.PyDataset` or a Torch `DataLoader`, which yield batches
+            already; or arrays: the inputs, in the structure that the model takes, or a
+            tuple of inputs, labels and sample weights, where labels or weights may be
             missing.
-        batch_size: how many examples of arrays a batch holds.
+        batch_size: examples per batch, if they are arrays.
 
     Yields:
         A tuple of inputs, labels and sample weights, None where there are none.
 
     Raises:
-        TypeError: `examples` can be gone through only once, as a generator can.
-        ValueError: there are none, or arrays differ in their length, or a dataset has
-            no end.
+        TypeError: `examples` can be iterated only once, such as a generator.
+        ValueError: `examples` is empty, or arrays differ in length, or a dataset has no
+            end.
 
     Example:
         >>> x, y = np.arange(5), np.arange(5) / 2
@@ -47,8 +47,8 @@ def count_batches(examples, batch_size):
     """Return how many batches there will be, or None if that is not known.
 
     Args:
-        examples: as of `batches`.
-        batch_size: as of `batches`.
+        examples: as in `batches`.
+        batch_size: as in `batches`.
 
     Example:
         >>> count_batches({"user": np.arange(5), "movie": np.arange(5)}, 3)
@@ -59,7 +59,7 @@ def count_batches(examples, batch_size):
     if isinstance(examples, (tuple, list, dict)) or hasattr(examples, "__array__"):
         lengths = [len(x) for x in tree.flatten(examples) if np.ndim(x)]
         return -(-lengths[0] // batch_size) if lengths else None
-    if hasattr(examples, "cardinality"):  # of tf.data: negative if it is not known
+    if hasattr(examples, "cardinality"):  # of tf.data: negative if not known
         return max(int(examples.cardinality()), 0) or None
     return len(examples) if hasattr(examples, "__len__") else None
 
@@ -73,7 +73,7 @@ def _parts(examples, batch_size):
         return _slices(examples, batch_size)
     if not hasattr(examples, "__iter__") or iter(examples) is examples:
         raise TypeError(
-            "`examples` must be arrays, or a dataset that can be gone through more "
+            "`examples` must be arrays, or a dataset that can be iterated more "
             f"than once. Received: {examples!r}"
         )
     if getattr(examples, "cardinality", int)() == -1:  # of tf.data: infinite

@@ -1,4 +1,4 @@
-"""Train a compressed model, or another, with settings chosen on validation data."""
+"""Train a model, compressed or not, with settings chosen on validation data."""
 
 import sys
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from memembed.rebuild import embeddings_in, layers_in, rebuild
 FIRST_RATE = 1 / 3  # of the learning rate that the model was trained with
 MIN_PENALTY = 0.01  # of the loss on the validation data, before training
 FACTOR = 3  # between two rates, or two penalties, that are tried
-FIRST = (0, 2)  # where the search begins, see `_search`
-PLACES = set(product(range(-4, 5), range(9)))  # what it may try
+FIRST = (0, 2)  # where the search starts, see `_Search`
+PLACES = set(product(range(-4, 5), range(9)))  # the places that it may try
 COMPILED = "loss_weights", "run_eagerly", "steps_per_execution", "jit_compile"
 NOISE = (
     keras.layers.AlphaDropout,
@@ -42,26 +42,26 @@ def compress_and_train(
 ):
     """Compress a model, train it through the rounding, and pack it.
 
-    `compress` makes the model small, `fine_tune` gets back what was lost, and `pack`
-    leaves nothing but the codes. There is no setting to be found by hand. On the
-    validation data, the result is never worse than without training.
+    `compress` makes the model small, `fine_tune` recovers lost accuracy, and `pack`
+    keeps only the codes. No setting needs to be found by hand. On the validation data,
+    the result is never worse than without training.
 
     Args:
-        model: as of `compress`, and compiled. It is left as it is.
-        examples: as of `fine_tune`.
-        validation_data: as of `fine_tune`.
-        max_bytes: as of `compress`.
-        score: as of `fine_tune`.
-        batch_size: as of `fine_tune`.
-        epochs: as of `fine_tune`.
-        verbose: as of `fine_tune`.
+        model: as in `compress`, and compiled. It is not changed.
+        examples: as in `fine_tune`.
+        validation_data: as in `fine_tune`.
+        max_bytes: as in `compress`.
+        score: as in `fine_tune`.
+        batch_size: as in `fine_tune`.
+        epochs: as in `fine_tune`.
+        verbose: as in `fine_tune`.
 
     Returns:
-        A packed model, in at most `max_bytes`.
+        A packed model of at most `max_bytes`.
 
     Raises:
-        TypeError: as of `compress`.
-        ValueError: as of `compress` or `fine_tune`.
+        TypeError: as in `compress`.
+        ValueError: as in `compress` or `fine_tune`.
 
     Example:
         >>> import keras
@@ -79,7 +79,7 @@ def compress_and_train(
 
     References:
         Esser et al., Learned Step Size Quantization, 2019, arXiv:1902.08153, on
-        training through the rounding; here the steps stay as they are.
+        training through the rounding; here the steps are not trained.
     """
     _check(model, examples, validation_data)
     small = compress(model, examples, max_bytes, batch_size=batch_size, verbose=verbose)
@@ -101,34 +101,34 @@ def fine_tune(
 
     The settings are a learning rate, which falls to 0 along half a cosine wave, and the
     strength of a penalty on the squares of the embeddings that are looked up. The
-    search begins with a third of the rate that `model` is compiled with and a penalty
-    of 3% of the loss. It goes on to three times or a third of each, for as long as the
-    loss on the validation data falls. No penalty is tried too. If `model` has dropout
-    or noise, the first setting is tried with and without it: dropout of columns that
-    `compress` has turned holds back more than it did before.
+    search starts with a third of the learning rate that `model` is compiled with, and a
+    penalty of 3% of the loss. It then tries three times and a third of each, as long as
+    the loss on the validation data falls. It can also try no penalty. If `model` has
+    dropout or noise, the first setting is tried with and without it: dropout of columns
+    that `compress` has turned has a stronger effect than before.
 
-    The loss is looked at after every epoch, and the model is kept that had the least
-    loss of all: the model as it was, if no training lowered it.
+    The loss is measured after every epoch, and the model with the lowest loss is
+    returned. If no training lowers the loss, that is the model before training.
 
     Args:
         model: a functional or sequential `keras.Model` with embedding layers, compiled.
-            It is left as it is.
+            It is not changed.
         examples: training data with labels, as `fit` takes it: a tuple of inputs,
             labels and perhaps sample weights, or a dataset.
-        validation_data: the same, of other examples.
-        score: what is to be least, a function of a model. Default: the loss on the
+        validation_data: the same, with other examples.
+        score: a function of a model, whose value is minimised. Default: the loss on the
             validation data.
         batch_size: examples per step, if they are arrays.
         epochs: how long each setting trains. It stops earlier if the loss has not
             fallen for two epochs.
-        verbose: 1 to print what is tried, 0 to be silent. `"auto"`: to print in a
-            terminal, and in a notebook that is open in JupyterLab or Colab.
+        verbose: 1 to print each setting that is tried, 0 to print nothing. `"auto"`: 1
+            in a terminal, and in a notebook that is open in JupyterLab or Colab.
 
     Returns:
         A new model, compiled as `model` is.
 
     Raises:
-        TypeError: `examples` or `validation_data` can be gone through only once.
+        TypeError: `examples` or `validation_data` can be iterated only once.
         ValueError: `model` cannot be rebuilt, as in `compress`, or is not compiled, or
             labels are missing.
 
@@ -161,7 +161,7 @@ def fine_tune(
 
 @dataclass(frozen=True)
 class _State:
-    """What a training came to: the weights, and their loss."""
+    """The result of a training: the weights, and their loss."""
 
     loss: float
     weights: list
@@ -179,10 +179,10 @@ class _State:
 
 
 class _Search:
-    """A search for the setting whose training ends with the least loss.
+    """A search for the setting whose training reaches the lowest loss.
 
-    A place is a pair of whole numbers: how often the first rate is multiplied by
-    FACTOR; and 0 for no penalty, 1 for the least one, and so on.
+    A place is a pair of integers: how often the first learning rate is multiplied by
+    FACTOR; and the penalty: 0 for none, 1 for the smallest, and so on.
     """
 
     def __init__(self, trainer, say):
@@ -201,7 +201,7 @@ class _Search:
         return self.losses[place]
 
     def run(self):
-        """Go from place to place, and return the state of the least loss."""
+        """Move to better places while there are any, and return the best state."""
         before, place = None, FIRST
         while place != before:
             before, (power, level) = place, place
@@ -212,7 +212,7 @@ class _Search:
 
 
 class _Penalty(LookupL2):
-    """A penalty that changes without anything being compiled again."""
+    """A penalty whose strength can change without compiling the model again."""
 
     def __init__(self, l2=0.0):
         self.l2 = keras.Variable(l2, trainable=False, autocast=False)
@@ -222,9 +222,9 @@ class _Penalty(LookupL2):
 
 
 class _Trainer:
-    """Trains a model again and again, each time with settings of its own.
+    """Trains a copy of a model several times, each time with new settings.
 
-    Without `noise`, it trains without dropout and the like.
+    If `noise` is False, dropout and noise are switched off.
     """
 
     def __init__(
@@ -253,7 +253,7 @@ class _Trainer:
         self.rate = FIRST_RATE * _learning_rate(model.optimizer)
 
     def train(self, rate, l2):
-        """Return the best state of a training."""
+        """Train with these settings, and return the best state."""
         copy, best = self.copy, None
         copy.set_weights(self.untrained.weights)
         fresh = _fresh(copy.optimizer)
@@ -274,7 +274,7 @@ class _Trainer:
         return best
 
     def _copy(self):
-        """Return a copy, compiled, whose penalty can be set."""
+        """Return a compiled copy whose penalty can be set."""
         copy = rebuild(self.model, lambda layer: None)
         for layer in embeddings_in(copy):
             layer.activity_regularizer = self.penalty
@@ -284,11 +284,12 @@ class _Trainer:
 
     def _set(self, l2):
         self.penalty.l2.assign(l2)
-        if keras.backend.backend() == "jax":  # where it is a constant of what is traced
+        # On JAX, the penalty is a constant of the traced function: trace it again.
+        if keras.backend.backend() == "jax":
             self.copy.train_function = None
 
     def _losses(self, inputs, l2):
-        """Return what a batch adds to the loss."""
+        """Return the penalties that a batch adds to the loss."""
         self._set(l2)
         self.copy(inputs, training=False)
         return float(ops.convert_to_numpy(sum(self.copy.losses)))
@@ -304,7 +305,7 @@ def loss_on(model, examples, batch_size):
     Args:
         model: a compiled `keras.Model`.
         examples: what `keras.Model.evaluate` takes.
-        batch_size: of arrays.
+        batch_size: examples per batch, if they are arrays.
     """
     total = count = 0
     for inputs, labels, weights in batches(examples, batch_size):
@@ -318,7 +319,7 @@ def loss_on(model, examples, batch_size):
 
 
 def _noises(model):
-    """Return the layers of dropout or noise, each with what says how much."""
+    """Return the layers of dropout or noise, each with the name of its strength."""
     return [
         (layer, name)
         for layer in layers_in(model)
@@ -343,8 +344,8 @@ def _check(model, examples, validation_data):
 
 
 def _learning_rate(optimizer):
-    """Return an optimizer's learning rate, at the first step if it changes."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of scaled losses
+    """Return an optimizer's learning rate: of a schedule, that of the first step."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a scaled loss
     rate = optimizer.get_config()["learning_rate"]
     if isinstance(rate, dict):
         rate = keras.optimizers.schedules.deserialize(rate)(0)
@@ -363,7 +364,7 @@ def _fresh(optimizer):
 
 
 def _compile(model, like):
-    """Compile a model as another is, with a new optimizer of its kind."""
+    """Compile a model like another, with a new optimizer of the same kind."""
     config = like.get_compile_config()
     options = {name: config[name] for name in COMPILED if name in config}
     model.compile(_fresh(like.optimizer), like.loss, **options)

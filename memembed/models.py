@@ -9,7 +9,7 @@ from memembed.shapes import check_sizes
 
 MAX_RATING = 5
 _TABLES, _BIASES = ("user", "movie"), ("user_bias", "movie_bias")
-# Since then, Keras divides an activity regularizer's penalty by the size of the batch.
+# From 3.14 on, Keras divides an activity regularizer's penalty by the batch size.
 DIVIDES = tuple(int(part) for part in keras.version().split(".")[:2]) >= (3, 14)
 
 
@@ -18,11 +18,11 @@ class LookupL2(keras.regularizers.Regularizer):
     """Activity regularizer of an embedding: the squares of what is looked up.
 
     It is `keras.regularizers.L2`, but its penalty is a mean over the batch on any
-    version of Keras. Before 3.14, that of `L2` is a sum, so that the same `l2` holds
-    back a thousand times more in batches of a thousand.
+    version of Keras. Before 3.14, the penalty of `L2` is a sum, so that the same `l2`
+    is 1,000 times as strong in batches of 1,000.
 
     Args:
-        l2: what the sum of squares of an embedding is multiplied by.
+        l2: factor of the sum of squares of an embedding.
 
     Example:
         >>> import keras
@@ -68,11 +68,11 @@ def dot_product_model(
         movie_embedding: the same for movies, with vectors of the same length.
         biases: whether each user and each movie has a bias, starting at zero; or the
             two layers for them, users' first, from rows to vectors of length 1.
-        mean_rating: a constant is added before the sigmoid so that this is the rating
-            where all other terms are 0, and about the rating of a model that is not
-            trained. It is no weight. Default: no constant, so that this is
+        mean_rating: the rating if all other terms are 0, and about the rating of an
+            untrained model. A constant that is added before the sigmoid sets it. The
+            constant is not a weight. Default: no constant, so that this rating is
             `max_rating / 2`.
-        max_rating: what no rating exceeds.
+        max_rating: the upper limit of all ratings.
 
     Returns:
         A `keras.Model`. Inputs: `{"user": ..., "movie": ...}`, int32 of shape
@@ -121,7 +121,7 @@ def bias_model(user_bias, movie_bias, mean_rating=None, max_rating=MAX_RATING):
         A `keras.Model` with the inputs and the output of `dot_product_model`.
 
     Raises:
-        ValueError: as of `dot_product_model`.
+        ValueError: as in `dot_product_model`.
 
     Example:
         >>> from memembed.models import bias_model
@@ -142,7 +142,7 @@ def mlp_model(
     mean_rating=None,
     max_rating=MAX_RATING,
 ):
-    """Rate a movie by a network over its embedding and the user's, side by side.
+    """Rate a movie by a network over the concatenated user and movie embeddings.
 
     Args:
         user_embedding: see `dot_product_model`. The vectors may differ in length.
@@ -155,7 +155,7 @@ def mlp_model(
         A `keras.Model` with the inputs and the output of `dot_product_model`.
 
     Raises:
-        ValueError: `hidden` holds a size that is not positive; or as of
+        ValueError: `hidden` holds a size that is not positive; or as in
             `dot_product_model`.
 
     Example:
@@ -182,7 +182,7 @@ def mlp_model(
 
 
 def two_tower_model(user_embedding, movie_embedding):
-    """Score every movie of a batch for every user of it, by a dot product.
+    """Score every movie of a batch for every user of the batch, by a dot product.
 
     It learns from what users watched, without ratings: of the movies in a batch, the
     first user watched the first, the second user the second, and the others serve as
@@ -196,7 +196,7 @@ def two_tower_model(user_embedding, movie_embedding):
         A `keras.Model`. Inputs: `{"user": ..., "movie": ...}`, int32 of shape
         `(batch,)`. Output: scores, float32 of shape `(batch, batch)`, a row for each
         user and a column for each movie. The layers `"user_vector"` and
-        `"movie_vector"` put out the towers' vectors.
+        `"movie_vector"` output the vectors of the two towers.
 
     Raises:
         ValueError: the two layers' vectors differ in length.
@@ -231,14 +231,15 @@ def two_tower_model(user_embedding, movie_embedding):
 class InBatchSoftmax(keras.losses.Loss):
     """Cross-entropy of each user's own movie among all movies of the batch.
 
-    A popular movie is a negative more often than another. The logarithm of how probable
-    each movie is in a batch is taken from its scores, so that the scores learned are
-    those of a softmax over the whole catalogue. So `y_true`, of shape `(batch,)` or
-    `(batch, 1)`, is that probability: the movie's share of the training examples.
-    `y_pred` has shape `(batch, batch)`, and the movies of its diagonal are the positive
-    ones.
+    A popular movie is a negative more often than a rare one. To correct this, the
+    logarithm of each movie's probability in a batch is subtracted from its scores. The
+    learned scores are then those of a softmax over the whole catalogue. `y_true`, of
+    shape `(batch,)` or `(batch, 1)`, is this probability: the movie's share of the
+    training examples. `y_pred` has shape `(batch, batch)`, and the movies on its
+    diagonal are the positive ones.
 
-    A movie that is in a batch twice counts twice in its share, and so is left in.
+    A movie that occurs twice in a batch also counts twice in its share, so both
+    occurrences are kept.
 
     It needs `keras-rs`.
 
@@ -257,7 +258,7 @@ class InBatchSoftmax(keras.losses.Loss):
         from keras_rs.layers import SamplingProbabilityCorrection
 
         super().__init__(name=name, **kwargs)
-        # Its default would take movies below one in a million for as probable as that.
+        # The default would take all movies below one in a million for equally probable.
         self.correct = SamplingProbabilityCorrection(epsilon=1e-12)
 
     def call(self, y_true, y_pred):
@@ -274,11 +275,11 @@ def embeddings_of(model):
         model: a `keras.Model` made by a function of this module, or loaded.
 
     Returns:
-        A dict of the layers `"user"` and `"movie"`, and if there are biases,
-        `"user_bias"` and `"movie_bias"`, as far as the model has them.
+        A dict of the layers that the model has: `"user"` and `"movie"`, and for biases
+        `"user_bias"` and `"movie_bias"`.
 
     Raises:
-        ValueError: `model` is another one.
+        ValueError: `model` is not a model of this module.
 
     Example:
         >>> import keras
@@ -309,7 +310,8 @@ def embeddings_of(model):
 def input_dims(model):
     """Return how many ids each embedding of a functional model knows.
 
-    A list of pairs: the name of an input, and the `input_dim` of a layer that takes it.
+    The result is a list of pairs: the name of an input, and the `input_dim` of a layer
+    that takes it.
     """
     inputs = {tensor.name for tensor in model.inputs}
     return [
@@ -322,12 +324,12 @@ def input_dims(model):
 def penalize(model, l2):
     """Penalise the squares of the embeddings that a model looks up.
 
-    A bias is penalised by a twelfth: one number is looked up instead of many, and there
-    is less to hold back.
+    A bias gets 1/12 of the penalty: it is one number instead of many, and needs less
+    regularization.
 
     Args:
         model: a model made by a function of this module. It is changed.
-        l2: what the sum of the squares of an embedding adds to the loss, times this.
+        l2: factor of the sum of squares of an embedding, which is added to the loss.
     """
     for name, layer in embeddings_of(model).items():
         bias = name.endswith("bias")
@@ -335,7 +337,7 @@ def penalize(model, l2):
 
 
 def _sources(model):
-    """Return, for each layer of a functional model, the names of those that feed it."""
+    """Return the names of the layers that feed each layer of a functional model."""
 
     def names(value):
         if isinstance(value, dict):
@@ -367,7 +369,7 @@ def _inputs():
 
 
 def _biases(*sizes):
-    """Return both biases' layers, made for so many ids unless they are there."""
+    """Return two bias layers: each as given, or made for the given number of ids."""
     return [
         size
         if isinstance(size, keras.Layer)

@@ -10,26 +10,26 @@ class RowwiseAdagrad(keras.optimizers.Optimizer):
     """Adagrad with a state for each row, not for each number.
 
     The state of a row is the sum, over all steps, of the mean square of its gradient. A
-    step of the row is the gradient times the learning rate, divided by the root of the
-    state. So a table of 64 columns has a state of 1/64 of its bytes, where Adam has two
-    slots as large as the table. A weight with one axis, such as a bias, has a state for
-    each number.
+    step of the row is the gradient times the learning rate, divided by the square root
+    of the state. So a table of 64 columns has a state of 1/64 of its bytes, where Adam
+    has two slots as large as the table. A weight with one axis, such as a bias, has a
+    state for each number.
 
-    The states begin with 0. Where the loss is a mean over a large batch, the gradient
-    of one row is tiny: Keras's Adagrad, whose states begin with 0.1, hardly moves it.
+    The states start at 0. If the loss is a mean over a large batch, the gradient of one
+    row is tiny: Keras's Adagrad, whose states start at 0.1, moves the row very little.
 
-    A row that no id of the batch looks up does not change, nor does its state. On
-    TensorFlow, in a model compiled with `jit_compile=True`, it is not even read: a step
-    takes about as long on a large table as on a small one. Without that, TensorFlow
-    copies the table. On JAX and Torch, Keras's gradients are dense, and a step goes
-    through the whole table.
+    A row that no id of the batch looks up does not change, and its state does not
+    change. On TensorFlow, in a model compiled with `jit_compile=True`, such a row is
+    not even read: a step takes about as long on a large table as on a small one.
+    Without `jit_compile`, TensorFlow copies the table. On JAX and Torch, Keras's
+    gradients are dense, and a step goes through the whole table.
 
     Args:
-        learning_rate: as of `keras.optimizers.Adagrad`, default 0.01.
-        initial_accumulator_value: what the states begin with, not negative.
-        epsilon: what is added to the root of a state, positive.
+        learning_rate: as in `keras.optimizers.Adagrad`, default 0.01.
+        initial_accumulator_value: the initial value of the states, not negative.
+        epsilon: added to the square root of a state, positive.
         name: name of the optimizer.
-        **kwargs: as of `keras.optimizers.Optimizer`, such as `clipvalue`.
+        **kwargs: as in `keras.optimizers.Optimizer`, such as `clipvalue`.
 
     Raises:
         ValueError: `initial_accumulator_value` is negative, or `epsilon` is not
@@ -125,10 +125,10 @@ def _mean_square(gradient):
 
 
 def _each_row_once(gradient):
-    """Add up what a gradient of TensorFlow holds several times for one row.
+    """Add up the entries of a TensorFlow gradient that belong to the same row.
 
-    The shapes stay as they are, so that XLA can compile it: what is left over is a
-    gradient of 0 for the first row.
+    The shapes do not change, so that XLA can compile this. The entries that are no
+    longer used become a gradient of 0 for the first row.
     """
     import tensorflow as tf
 

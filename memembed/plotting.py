@@ -33,8 +33,8 @@ PALETTE = [BLUE, ORANGE, GREEN, PINK, AMBER, SKY, GREY]
 
 
 def _new_axes(height=3.6):
-    # Not by plt.rc_context: in a notebook it would, on leaving, undo the interactive
-    # mode that the first figure sets up, and no other figure would be shown.
+    # Not with plt.rc_context: when it exits in a notebook, it undoes the interactive
+    # mode that the first figure sets up, and later figures are not shown.
     _, axes = plt.subplots(
         figsize=(6.4, height), dpi=120, facecolor="white", layout="constrained"
     )
@@ -71,7 +71,7 @@ def popularity(counts):
     axes = _new_axes()
     for label, values in counts.items():
         values = np.asarray(values)
-        values = values[values > 0]  # a logarithm has no zero
+        values = values[values > 0]  # 0 has no logarithm
         axes.loglog(np.arange(1, len(values) + 1), values, label=label)
     axes.set(xlabel="rank, most popular first", ylabel="training ratings")
     for axis in (axes.xaxis, axes.yaxis):
@@ -91,7 +91,7 @@ def coverage(counts):
         share = np.cumsum(values) / np.sum(values)
         ids = np.arange(1, len(share) + 1) / len(share)
         axes.plot(np.append(0, ids), np.append(0, share), label=label)
-    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="all alike")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="equal popularity")
     axes.set(xlabel="most popular ids", ylabel="share of the ratings")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -111,8 +111,8 @@ def learning_curves(histories):
         (line,) = axes.plot(epochs, history["val_mse"], marker="o", label=label)
         axes.plot(epochs, history["mse"], color=line.get_color(), linestyle=":")
     axes.set(xlabel="epoch", ylabel="mean squared error", xticks=epochs)
-    # The training error of the first epoch, an average over all that it learned, is
-    # so large that it would flatten the rest.
+    # The training error of the first epoch is an average over the whole epoch, and so
+    # large that it would flatten the other curves.
     worst = max(max(history["val_mse"]) for history in histories.values())
     axes.set_ylim(top=1.1 * worst)
     axes.plot([], color=GREY, marker="o", label="validation")
@@ -318,11 +318,11 @@ def size_and_error(
         metric: `"mae"` or `"mse"`.
         curves: whether the rows are those of the study. Then a method's models are
             joined, by a solid line if they have biases, and named in a legend. Models
-            with one table shrunk are hollow. Otherwise, every point has its name.
+            with one table shrunk are hollow. Otherwise, each point shows its name.
         highlight: names of models to draw in a second colour.
         reference: the name of a model whose error is drawn as a dotted line. The models
-            are joined in their order, as steps away from it.
-        published: tuples of a label, bytes and an error: stars.
+            are joined by a line, in their order.
+        published: tuples of a label, bytes and an error, drawn as stars.
     """
     keys = ["method", "on", "name"] if curves else ["name"]
     models = as_frame(rows).groupby(keys, sort=False)
@@ -352,7 +352,7 @@ def size_and_error(
     if curves:
         for method, of_method in points.groupby("method", sort=False):
             _curve(axes, method, of_method)
-        axes.margins(x=0.15)  # room for what was published
+        axes.margins(x=0.15)  # room for the labels of published results
         axes.figure.legend(
             loc="outside lower center", ncols=3, frameon=False, fontsize="small"
         )
@@ -373,7 +373,7 @@ def size_and_error(
         )
     axes.margins(x=0.2, y=0.15)
     low, high = axes.get_xlim()
-    if high < 1.01 * low:  # of one size: a last digit apart, on some processors
+    if high < 1.01 * low:  # one size, but for the last digit on some processors
         axes.set_xlim(low / 2, high * 2)
     _name_points(
         axes,
@@ -382,7 +382,7 @@ def size_and_error(
     return axes
 
 
-# By what the name of a method begins with, and by what it contains.
+# Colours by the start of a method's name, markers by a part of the name.
 COLOURS = {
     "plain": BLUE,
     "biases": SKY,
@@ -418,8 +418,8 @@ def _curve(axes, method, points):
 
 
 def _name_points(axes, points, sides=(7, -7)):
-    """Write a name beside each point, on the first side where it covers nothing."""
-    axes.figure.draw_without_rendering()  # so that places on the page are known
+    """Write a name beside each point, at the first place where it covers nothing."""
+    axes.figure.draw_without_rendering()  # computes the positions on the page
     dots = axes.transData.transform(list(points.values()))
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in dots]
     page = axes.get_window_extent()
@@ -439,11 +439,11 @@ def _name_points(axes, points, sides=(7, -7)):
                 break
             text.remove()
         else:
-            axes.add_artist(text)  # covered on every side: the last will have to do
+            axes.add_artist(text)  # no free place: use the last one
         taken.append(box)
 
 
-# By method: its colour, its line, and how wide that is.
+# The colour, the line style and the line width of each method.
 LINES = {
     "few bits of an average": (BLUE, "-", 2.4),
     "few bits": (BLUE, "-", 1.2),
@@ -545,7 +545,7 @@ def frontiers(points, references=None, highest=1.0):
     Args:
         points: a dict from methods to DataFrames with columns `bytes` and `mse`,
             smallest model first, as `memembed.experiments.frontiers` returns it. The
-            last method is drawn the widest.
+            last method has the widest line.
         references: a dict from a name to bytes and an error: a star, and a dotted line
             from it to smaller models.
         highest: the greatest error that is drawn.
@@ -617,7 +617,7 @@ def bars(frame, unit):
 
     Args:
         frame: a DataFrame of numbers, or a dict from a label to a number.
-        unit: of the numbers, such as `"B"` or `"s"`.
+        unit: unit of the numbers, such as `"B"` or `"s"`.
     """
     if not isinstance(frame, pd.DataFrame):
         frame = pd.Series(frame).to_frame()
@@ -639,7 +639,7 @@ def bars(frame, unit):
 
 
 def table(frame):
-    """Show a table with its thousands set apart, errors to four digits, and no NaN.
+    """Show a table with thousands separators, 4 decimals, and a dash for NaN.
 
     Args:
         frame: a DataFrame, such as `memembed.training.summary` returns.
@@ -649,4 +649,4 @@ def table(frame):
     """
     style = frame.style.format(precision=4, thousands=",", na_rep="–")
     style = style.format_index(precision=2)
-    return style.set_table_attributes('class="dataframe"')  # what themes know
+    return style.set_table_attributes('class="dataframe"')  # for book themes

@@ -1,4 +1,4 @@
-"""Train a two-tower model, rank the whole catalogue, and see where errors lie."""
+"""Train a two-tower model, rank the whole catalogue, and find where errors are."""
 
 import keras
 import numpy as np
@@ -13,12 +13,12 @@ from memembed.training import TWO_TOWER
 
 
 def train_two_tower(model, data, settings=TWO_TOWER):
-    """Train a two-tower model with Adam: every rating is a movie watched.
+    """Train a two-tower model with Adam: every rating counts as a watched movie.
 
     Args:
         model: a model made by `memembed.models.two_tower_model`.
         data: `memembed.data.RatingData`.
-        settings: `memembed.training.Settings`. `huber_delta` has no meaning here.
+        settings: `memembed.training.Settings`. `huber_delta` is not used.
 
     Returns:
         The loss of each epoch, a list.
@@ -53,9 +53,10 @@ def recall_and_ndcg(scores, data, k=20, part="evaluation", chunk_size=1024):
     evaluation part is ranked, those in the validation part too. Every rating counts as
     a positive, whatever its value: the user watched the movie.
 
-    Recall is the share of a user's positives that is among the first `k`, or of `k` if
-    there are more. NDCG counts a hit at rank `r` as `1 / log2(r + 1)`, and divides by
-    the sum of the best order. Both are means over the users who have a positive.
+    Recall is the number of a user's positives among the first `k`, divided by the
+    number of all their positives, or by `k` if that is smaller. NDCG counts a hit at
+    rank `r` as `1 / log2(r + 1)`, and divides by the sum of the best possible order.
+    Both are means over the users who have a positive.
 
     Args:
         scores: a model made by `memembed.models.two_tower_model`; or an array of
@@ -64,14 +65,15 @@ def recall_and_ndcg(scores, data, k=20, part="evaluation", chunk_size=1024):
         data: `memembed.data.RatingData`.
         k: how many movies are recommended.
         part: `"evaluation"` or `"validation"`: whose ratings are the positives.
-        chunk_size: how many users are ranked at once, so that memory is bounded.
+        chunk_size: how many users are ranked at once, to limit memory.
 
     Returns:
         A dict of `"recall"` and `"ndcg"`.
 
     Raises:
-        ValueError: `part` is another one or empty, `k` or `chunk_size` is not positive,
-            or `scores` has another shape, holds NaN, or is another model.
+        ValueError: `part` is neither of the two, or empty; `k` or `chunk_size` is not
+            positive; or `scores` has a wrong shape, is not finite, or is a model of
+            another kind.
 
     Example:
         >>> from memembed.data import prepare, synthetic_ratings
@@ -120,25 +122,25 @@ def recall_and_ndcg(scores, data, k=20, part="evaluation", chunk_size=1024):
 def errors_by_popularity(model, examples, counts, by="movie", groups=5):
     """Measure a rating model on popular movies or users, and on rarer ones.
 
-    The groups have about equal shares of the training ratings, so that there are many
-    more rows in the last.
+    The groups have about equal shares of the training ratings, so the last group has
+    many more rows than the first.
 
     Args:
         model: a rating model.
         examples: `memembed.data.Examples`.
-        counts: how often each row is trained on, most often first, such as
+        counts: how often each row is trained on, in descending order, such as
             `data.movies.counts`, or `data.users.counts`.
         by: `"movie"` or `"user"`: what `counts` counts.
         groups: how many groups to make.
 
     Returns:
         A DataFrame with a row for each group, the most popular first. Its columns:
-        `rows`, how many movies or users there are, `counts`, how often they are trained
-        on, `ratings`, how many of `examples` are theirs, and `MSE` and `MAE`.
+        `rows`, the number of movies or users; `counts`, how often they are trained on;
+        `ratings`, the number of `examples` with them; and `MSE` and `MAE`.
 
     Raises:
-        ValueError: `by` is another one, `counts` rise or miss a row of `examples`, or
-            a group would be empty.
+        ValueError: `by` is neither of the two, `counts` are not in descending order, or
+            too few for `examples`, or a group would be empty.
 
     Example:
         >>> from memembed.data import prepare, synthetic_ratings
@@ -162,7 +164,7 @@ def errors_by_popularity(model, examples, counts, by="movie", groups=5):
     if len(sizes) < groups:
         raise ValueError(
             f"`groups` must leave no group empty. Received: groups={groups}, of which "
-            f"{groups - len(sizes)} would be"
+            f"{groups - len(sizes)} would be empty"
         )
     group_of = np.repeat(np.arange(groups), sizes)
     predicted = ops.convert_to_numpy(model(examples.inputs, training=False))[:, 0]
@@ -194,7 +196,7 @@ def _scorer(scores, shape):
 
 
 def _vectors(model, side, size):
-    """Return what one of the two towers makes of all users, or of all movies."""
+    """Return the vectors of all users, or of all movies, from their tower."""
     try:
         vector = model.get_layer(f"{side}_vector").output
         tower = keras.Model(model.input[side], vector)
@@ -216,7 +218,7 @@ def _vectors(model, side, size):
 
 
 def _where(examples, users):
-    """Return where the examples of some users lie in a table of these users' movies."""
+    """Return the positions of some users' examples in their `(users, movies)` table."""
     row = np.searchsorted(users, examples.user).clip(max=len(users) - 1)
     of_them = users[row] == examples.user
     return row[of_them], examples.movie[of_them]

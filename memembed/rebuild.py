@@ -1,4 +1,4 @@
-"""Keras models made again, with other layers in the place of some."""
+"""Copy Keras models, and replace some of their layers."""
 
 import tempfile
 
@@ -9,13 +9,13 @@ import numpy as np
 def rebuild(model, replace):
     """Return a copy of a model in which some layers are replaced.
 
-    Nested models are gone through. A layer that is used more than once is replaced
-    once, and its replacement is used as often.
+    Layers in nested models are replaced, too. A layer that is used more than once is
+    replaced by one layer, which is used in all of its places.
 
     Args:
-        model: a functional or sequential `keras.Model`, built. It is left as it is.
-        replace: a function from a layer to the layer that takes its place, or to None,
-            for a copy of the layer with its weights.
+        model: a functional or sequential `keras.Model`, built. It is not changed.
+        replace: a function from a layer to its replacement, or to None for a copy of
+            the layer with its weights.
 
     Returns:
         A new `keras.Model`, not compiled.
@@ -41,7 +41,7 @@ def rebuild(model, replace):
                 made[layer] = copies[layer] = _copy(layer)
         return made[layer]
 
-    # A compiled model's clone is compiled too, which fails for a loss of one's own.
+    # A compiled model's clone is compiled too, which fails for a custom loss.
     compiled = [each for each in _models_in(model) if each.compiled]
     try:
         for each in compiled:
@@ -73,7 +73,7 @@ def _has_graph(layer):
 
 
 def _models_in(model):
-    """Return a model and all that are nested in it."""
+    """Return a model and all models nested in it."""
     nested = [layer for layer in model.layers if _has_graph(layer)]
     return [model, *(each for layer in nested for each in _models_in(layer))]
 
@@ -83,7 +83,7 @@ def _copy(layer):
     try:
         config = layer.get_config()
         if type(layer) is keras.layers.Lambda:
-            # In the config, a function has lost the names that it uses.
+            # A function made from the config no longer has the names that it uses.
             names = "function", "mask", "arguments"
             config |= {name: getattr(layer, name) for name in names}
             return keras.layers.Lambda(**config)
@@ -91,16 +91,16 @@ def _copy(layer):
     except Exception as error:
         raise ValueError(
             "`model` must have layers that can be made from their config. Received: "
-            f"layer {layer.name!r}, a {type(layer).__name__}, which says: {error}"
+            f"layer {layer.name!r}, a {type(layer).__name__}, which raises: {error}"
         ) from error
 
 
 def _copy_state(old, new):
-    """Copy the weights of a layer into its copy, and all else that it has learned."""
+    """Copy the weights of a layer, and all else that it has learned, to its copy."""
     for before, after in zip(old.variables, new.variables, strict=True):
-        # A copy: JAX deletes the array of a variable that training replaces.
+        # A copy, because JAX deletes a variable's array when training replaces it.
         after.assign(np.array(keras.ops.convert_to_numpy(before)))
-    if hasattr(old, "adapt"):  # as Keras saves it: a vocabulary, and what follows
+    if hasattr(old, "adapt"):  # such as a vocabulary, copied as Keras saves it
         store = {}
         old.save_own_variables(store)
         new.load_own_variables(store)
@@ -111,7 +111,7 @@ def _copy_state(old, new):
 
 
 def layers_in(model):
-    """Return the layers of a model, those of nested models too, each once.
+    """Return the layers of a model and of its nested models, each once.
 
     Args:
         model: a functional or sequential `keras.Model`.
@@ -124,7 +124,7 @@ def layers_in(model):
 
 
 def embeddings_in(model):
-    """Return the layers of a model with `input_dim` and `output_dim`, as `layers_in`.
+    """Return those of `layers_in` that have `input_dim` and `output_dim`.
 
     Args:
         model: a functional or sequential `keras.Model`.

@@ -10,22 +10,22 @@ from keras import ops, tree
 from memembed.layers._common import known_ids
 from memembed.rebuild import rebuild
 
-TURN_TOLERANCE = 1e-2  # of what turning one table alone changes
+TURN_TOLERANCE = 1e-2  # of the change if only one table is turned
 
 
 @dataclass
 class Sensitivity:
     """How much small errors in one table change the outputs.
 
-    An error `e` of an embedding that is looked up changes the outputs by amounts whose
-    squares sum, over all look-ups, to `e @ gram @ e`, if all embeddings have it. The
-    share of one id in this is the share of its weight.
+    If all embeddings that are looked up have the same small error `e`, the squared
+    changes of the outputs, summed over all look-ups, are `e @ gram @ e`. The share of
+    one id in this sum is its share of all weights.
 
     Attributes:
-        weights: array of shape `(input_dim,)`: for each id, the squares of the slopes
-            of all outputs in its numbers, summed over its look-ups.
-        gram: array of shape `(output_dim, output_dim)`: the products of the slopes in
-            two numbers, summed over all look-ups.
+        weights: array of shape `(input_dim,)`: for each id, the squared slopes (partial
+            derivatives) of all outputs by its numbers, summed over its look-ups.
+        gram: array of shape `(output_dim, output_dim)`: for each two columns, the
+            products of their slopes, summed over all look-ups.
     """
 
     weights: np.ndarray
@@ -35,24 +35,24 @@ class Sensitivity:
 def measure(model, layers, batches, progress=lambda count: None):
     """Measure how much the outputs depend on each embedding layer.
 
-    Each batch is passed through the model, and random signs of the outputs back. The
-    expected square of a slope of this random sum is the sum of the squares of the
-    slopes of all outputs. It takes the memory of a few batches, a number for each id,
-    and a square matrix for each layer.
+    Each batch is passed through the model, and the slopes of the sum of all outputs,
+    each with a random sign, are computed. The expected square of a slope of this random
+    sum is the sum of the squares of the slopes of all outputs. The memory needed is a
+    few batches, a number for each id, and a square matrix for each layer.
 
     Args:
-        model: a functional or sequential `keras.Model`. It is left as it is.
+        model: a functional or sequential `keras.Model`. It is not changed.
         layers: its embedding layers.
-        batches: tuples that begin with the inputs, see `memembed.examples.batches`.
+        batches: tuples that start with the inputs, see `memembed.examples.batches`.
         progress: called after each batch, with 1.
 
     Returns:
         A dict from a layer to its `Sensitivity`, and a list of pairs of layers whose
-        embeddings meet in products alone.
+        embeddings are used only in their dot products.
 
     Raises:
         ValueError: an id is not in the vocabulary of its layer, the outputs are not
-            finite, or no output has a slope in a layer.
+            finite, or no output depends on a layer.
 
     References:
         Hutchinson, A Stochastic Estimator of the Trace of the Influence Matrix, 1989;
@@ -85,10 +85,10 @@ def measure(model, layers, batches, progress=lambda count: None):
 
 
 class Probe(keras.Layer):
-    """Takes an embedding layer's place, to watch and to change what is looked up.
+    """Replaces an embedding layer, to record and to change what is looked up.
 
     Args:
-        source: the embedding layer. It is left as it is.
+        source: the embedding layer. It is not changed.
     """
 
     def __init__(self, source):
@@ -99,7 +99,7 @@ class Probe(keras.Layer):
         self.reset()
 
     def reset(self, shifts=None, turn=None):
-        """Begin again.
+        """Delete the recorded ids, and set what changes the embeddings.
 
         Args:
             shifts: what to add to the embeddings of each call, a list; or None.
@@ -108,7 +108,7 @@ class Probe(keras.Layer):
         self.ids, self.shifts, self.turn = [], shifts, turn
 
     def call(self, ids):
-        """Look ids up, and keep them in `ids`, unknown ones too."""
+        """Look up ids, and record them in `ids`, including unknown ones."""
         _, known = known_ids(ids, self.source.input_dim)
         # Not through `__call__`, which would keep this call's penalty in the layer.
         embeddings = self.source.call(known)
@@ -124,7 +124,7 @@ class Probe(keras.Layer):
         return self.source.compute_mask(inputs, mask)
 
     def compute_output_spec(self, ids):
-        """Say what `call` returns, without calling it."""
+        """Return the shape and dtype of what `call` returns."""
         shape = (*ids.shape, self.source.output_dim)
         return keras.KerasTensor(shape, self.compute_dtype)
 
@@ -133,8 +133,8 @@ class ProbedModel:
     """A copy of a model that shows what its embedding layers look up.
 
     Args:
-        model: a functional or sequential `keras.Model`. It is left as it is.
-        layers: the embedding layers to watch.
+        model: a functional or sequential `keras.Model`. It is not changed.
+        layers: the embedding layers whose look-ups are recorded.
     """
 
     def __init__(self, model, layers):
@@ -214,12 +214,12 @@ class ProbedModel:
         return [ids for probe in self.probes.values() for ids in probe.ids], slopes
 
     def pairs(self, inputs, rng):
-        """Return the pairs of layers whose embeddings meet in products alone.
+        """Return the pairs of layers whose embeddings are used only in dot products.
 
-        The outputs then stay the same when the one's embeddings are multiplied by a
-        matrix and the other's by its inverse, transposed. This is what is tried, on one
-        batch, so that it holds for a dot product in whatever form. No layer is in two
-        pairs.
+        For such a pair, the outputs stay the same if the embeddings of one layer are
+        multiplied by a matrix, and those of the other layer by its transposed inverse.
+        This is tested on one batch, which finds a dot product in any form. No layer is
+        in two pairs.
         """
         pairs, plain = [], self.outputs(inputs)
         for layer, probe in self.probes.items():

@@ -1,4 +1,4 @@
-"""What the layers and `memembed.sizing` check alike. It imports no Keras."""
+"""Checks shared by the layers and `memembed.sizing`. Keras is not imported."""
 
 import itertools
 import math
@@ -6,8 +6,8 @@ import numbers
 import operator
 
 MAX_BITS = 8  # of a number in a LowBitEmbedding
-MAX_STORED_BLOCKS = 16  # of a LowBitEmbedding: which one an id is in takes 4 bits
-CHUNK_IDS = 256  # whose blocks are stored together, with the byte where codes begin
+MAX_STORED_BLOCKS = 16  # of a LowBitEmbedding: the block of an id takes 4 bits
+CHUNK_IDS = 256  # stored together, with the byte where their codes start
 COMBINERS = ("multiply", "add", "concatenate")
 
 
@@ -42,7 +42,7 @@ def check_sizes(name, values):
         values: what was received for it.
 
     Raises:
-        TypeError: `values` is not a sequence, or holds something else than integers.
+        TypeError: `values` is not a sequence, or does not hold integers only.
         ValueError: `values` is empty, or holds an integer that is not positive.
     """
     if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
@@ -57,7 +57,7 @@ def check_sizes(name, values):
 
 
 def block_slices(sizes):
-    """Return the slice of each of some blocks that lie one after another.
+    """Return the slice of each of several consecutive blocks.
 
     Args:
         sizes: how long each block is.
@@ -79,8 +79,8 @@ def check_bits(bits, columns):
 
     Raises:
         TypeError: `bits` is neither an integer nor a sequence of them.
-        ValueError: one is not from 0 to 8, or there is not one for each column, or all
-            are 0.
+        ValueError: a number is not from 0 to 8, or there is not one number for each
+            column, or all numbers are 0.
     """
     received = bits
     if not _is_sequence(bits):
@@ -114,8 +114,8 @@ def low_bit_blocks(input_dim, output_dim, bits, block_sizes, store_blocks=False)
         input_dim: size of the vocabulary.
         output_dim: length of an embedding.
         bits: one number for all `output_dim` columns, or one for each column that is
-            held, `output_dim` of them at most. If there are `block_sizes`: one number,
-            or an entry like that for each block.
+            held, `output_dim` of them at most. With `block_sizes`: one number, or one
+            such entry for each block.
         block_sizes: None for one block, or how many ids each block holds.
         store_blocks: whether the block of each id is stored.
 
@@ -127,7 +127,7 @@ def low_bit_blocks(input_dim, output_dim, bits, block_sizes, store_blocks=False)
             a sequence.
         ValueError: a size is not positive, or the blocks do not sum to `input_dim`, or
             are too many to be stored, or `bits` is not as above, or not from 0 to 8, or
-            0 for all of a block.
+            0 for all columns of a block.
 
     Example:
         >>> low_bit_blocks(9, 4, bits=[3, [2, 0]], block_sizes=[2, 7])
@@ -173,7 +173,7 @@ def low_bit_blocks(input_dim, output_dim, bits, block_sizes, store_blocks=False)
 def min_buckets(input_dim):
     """Return the `num_buckets` for which a `QREmbedding`'s two tables have fewest rows.
 
-    The rows are `m + ceil(input_dim / m)`; `m = ceil(sqrt(input_dim))` is the least.
+    There are `m + ceil(input_dim / m)` rows, fewest for `m = ceil(sqrt(input_dim))`.
 
     Args:
         input_dim: size of the vocabulary.
@@ -236,7 +236,7 @@ def qr_shapes(input_dim, output_dim, num_buckets, combiner):
 
 
 def md_shapes(block_sizes, block_dims, output_dim):
-    """Return the shapes of an `MDEmbedding`'s tables, a block's after another's.
+    """Return the shapes of an `MDEmbedding`'s tables, one for each block.
 
     Args:
         block_sizes: how many ids each block holds.

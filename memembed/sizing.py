@@ -1,8 +1,8 @@
 """How many parameters and bytes an embedding takes, and plans that fit a budget.
 
-It needs NumPy alone. All counts are exact, and those of what Keras stores.
+It needs only NumPy. All counts are exact: they are what Keras stores.
 
-The bytes are those of a layer that is used, not trained. For `"int8"` and `"int4"` they
+The bytes are those of a layer in use, not in training. For `"int8"` and `"int4"` they
 are what the layer holds after its model's `quantize("int8")` or `quantize("int4")`, as
 of Keras 3.15:
 
@@ -11,7 +11,7 @@ of Keras 3.15:
 - `"int4"`: half a byte per number, each row filled up to a whole byte. The numbers that
   are scaled together are those of `"int8"`, but at most 128: they share a float32 scale
   and an int8 zero point. A float32 per column of a table, and per row of a projection,
-  says to which 128 it belongs.
+  stores the group of 128 that it belongs to.
 - A projection's bias stays in float32.
 """
 
@@ -49,9 +49,9 @@ __all__ = [
 
 BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4}
 INT4_GROUP = 128  # numbers that share a scale
-MAX_WIDTHS = 12  # of which 4,095 plans can be made
+MAX_WIDTHS = 12  # that give 4,095 subsets to try
 
-# Numbers as large as the weights that an optimizer keeps between steps.
+# How many arrays as large as the weights an optimizer keeps between steps.
 OPTIMIZER_SLOTS = {
     "sgd": 0,
     "rowwise_adagrad": 0,
@@ -95,8 +95,8 @@ def plain_bytes(input_dim, output_dim, dtype="float32"):
         >>> plain_bytes(6040, 64)
         1546240
 
-        Of a narrow row, the scale takes a large part: 64 numbers shrink to 27% in int8,
-        8 numbers to 38% only, and a single one grows.
+        In a narrow row, the scale takes a large part: 64 numbers shrink to 27% in int8,
+        8 numbers only to 38%, and a single number grows.
 
         >>> [plain_bytes(1, dim, "int8") / plain_bytes(1, dim) for dim in (64, 8, 1)]
         [0.265625, 0.375, 1.25]
@@ -117,25 +117,25 @@ def low_bit_bytes(
     """Count the bytes of a packed `LowBitEmbedding` with these arguments.
 
     They are the sum, over the blocks, of `code_bytes` and of an offset and a scale in
-    float32 for each column; and of `block_bytes` if the block of each id is stored, and
-    of a projection in float32 if there is one. Which id is in which block makes no
+    float32 for each column. If the block of each id is stored, `block_bytes` are added;
+    if there is a projection, its bytes in float32. Which id is in which block makes no
     difference.
 
     Args:
         input_dim: size of the vocabulary.
         output_dim: length of an embedding.
         bits: bits of a number: one for all columns, or one for each column that is
-            held. With blocks: one for all, or for each block an entry like that.
+            held. With blocks: one number for all, or one such entry for each block.
         block_sizes: how many ids each block holds. Default: one block.
         store_blocks: whether the block of each id is stored.
-        use_projection: whether a projection makes `output_dim` numbers of those that
-            are held.
+        use_projection: whether a projection turns the columns that are held into
+            `output_dim` numbers.
 
     Raises:
         TypeError: a size, or a number of bits, is not an integer.
         ValueError: a size is not positive, or `block_sizes` do not sum to `input_dim`,
             or are too many to be stored, or `bits` is not from 0 to 8, or not as above,
-            or 0 for all of a block.
+            or 0 for all columns of a block.
 
     Example:
         >>> low_bit_bytes(6040, 8, bits=3)
@@ -156,7 +156,7 @@ def low_bit_bytes(
 
 
 def code_bytes(rows, bits):
-    """Count the bytes of the codes alone, of one block.
+    """Count the bytes of the codes of one block, without anything else.
 
     Args:
         rows: how many ids the block holds.
@@ -169,9 +169,9 @@ def block_bytes(input_dim, num_blocks):
     """Count the bytes that say which block each id of a packed layer is in.
 
     The ids are stored in chunks of 256, each with `ceil(log2(num_blocks))` bits an id.
-    So that a row is found without going through all before it, the codes of a chunk
-    begin at a whole byte, after at most 7 empty bits, and an int32 says at which one.
-    One block takes nothing.
+    So that a row is found without reading all rows before it, the codes of a chunk
+    start at a whole byte, after at most 7 empty bits, and an int32 stores the position
+    of this byte. With one block, nothing is stored.
 
     Args:
         input_dim: size of the vocabulary.
@@ -356,7 +356,7 @@ def _row_bytes(width, dtype):
 
 
 def _scale_bytes(vectors, length, dtype):
-    """Count the bytes that turn vectors of integers back into floats."""
+    """Count the bytes of the scales that turn vectors of integers back into floats."""
     if dtype == "int8":
         return 4 * vectors
     if dtype == "int4":
@@ -369,16 +369,16 @@ def training_bytes(shapes, optimizer="adam"):
     """Count the bytes that training holds for weights of these shapes, in float32.
 
     They are those of the weights, their gradients and the optimizer's slots. The
-    activations of a batch come on top; they depend on the batch, not on the tables.
+    activations of a batch are not counted: they depend on the batch, not on the tables.
 
     Args:
         shapes: shapes of the trainable weights, such as
             `[weight.shape for weight in model.trainable_weights]`.
         optimizer: `"sgd"` (without momentum), `"rowwise_adagrad"` (that of
             `memembed.optimizers`), `"adagrad"`, `"adam"` or `"adafactor"`. Keras's
-            Adafactor holds more than Adagrad: besides the row and the column
-            factors that stand in for a slot as large as the weights, it keeps that
-            slot too.
+            Adafactor holds more than Adagrad: it keeps the row and the column
+            factors, which could replace a slot as large as the weights, and this
+            slot, too.
 
     Returns:
         A dict of the bytes of `"weights"`, `"gradients"` and `"slots"`, and of their
@@ -486,24 +486,25 @@ def md_plan(
 ):
     """Return the arguments of the `MDEmbedding` that makes the most of a budget.
 
-    An embedding `d` wide of an id that occurs with probability `p` is taken to cost the
-    model `p * d ** -(1 / alpha - 1)`. Were widths not whole and projections free, the
-    sum of these losses would be least where `d` is proportional to `p ** alpha`: the
-    alpha-power rule. Here the tables, projections and biases are counted as they are,
-    and the plan never exceeds the budget.
+    An embedding of width `d`, of an id that occurs with probability `p`, is assumed to
+    cause a loss of `p * d ** -(1 / alpha - 1)`. If widths could be fractions and
+    projections were free, the sum of these losses would be least for `d` proportional
+    to `p ** alpha`: the alpha-power rule. Here the tables, projections and biases are
+    counted exactly, and the plan never exceeds the budget.
 
-    For every choice from `widths`, all ids start at the least width. Then one id at a
-    time is raised to the next, the one that gains most for what it costs, until the
-    next does not fit. Of these plans the best is returned. Its loss is at most that of
-    the best plan there is for a budget smaller by one id's step from the least width to
-    the greatest; and a larger budget never makes it worse.
+    For every subset of `widths`, all ids start at the smallest width. Then one id at a
+    time is raised to the next width: the id that gains most for its cost, until the
+    next step does not fit. The best of these plans is returned. Its loss is at most
+    that of the best possible plan for a slightly smaller budget: smaller by the cost of
+    raising one id from the smallest width to the greatest. A larger budget never makes
+    the plan worse.
 
     Args:
         counts: how often each id occurs, most frequent first. Ids that never occur get
             a row too.
         output_dim: length of an embedding.
         max_parameters: how many parameters the layer may have.
-        alpha: between 0 and 1. The nearer to 0, the more alike the widths are.
+        alpha: between 0 and 1. The nearer to 0, the more similar the widths are.
         widths: widths that a block may have, 12 at most. Default: `output_dim` and the
             powers of two below it, the greatest 12.
         use_bias: whether a projection adds a bias.
@@ -547,15 +548,15 @@ def md_plan(
             f"`max_parameters` must be at least {least}, the fewest parameters that "
             f"any plan needs. Received: max_parameters={budget}"
         )
-    # No plan costs more than this, and NumPy's integers have an end.
+    # No plan costs more than this, and NumPy's integers could overflow.
     budget = min(budget, sum(cost(len(counts), width) for width in widths))
     row_costs = np.array([cost(2, width) - cost(1, width) for width in widths])
     block_costs = np.array([cost(1, width) for width in widths]) - row_costs
     # In logarithms, because a width to a high power is more than a float can hold.
     losses = -(1 / alpha - 1) * np.log(widths)
-    with np.errstate(divide="ignore"):  # the rarity of what never occurs is infinity
+    with np.errstate(divide="ignore"):  # the rarity of unused ids is infinity
         rarity = np.log(counts[counts > 0][-1]) - np.log(counts) - 1
-    # Summed up from the rarest, whose small share at small widths weighs most.
+    # Summed up from the rarest ids: at small widths, their small counts matter most.
     tails = np.cumsum(counts[::-1])[::-1]
 
     def plans():
@@ -586,15 +587,15 @@ def _greedy_sizes(rarity, losses, row_costs, budget):
     """Return how many ids get each of some widths, the greatest width first.
 
     Args:
-        rarity: minus the logarithm of each id's count, in ascending order, shifted to
-            -1 at most; infinity for ids that never occur.
-        losses: the logarithm of what an id of each width loses each time it occurs.
+        rarity: minus the logarithm of each id's count, in ascending order, shifted so
+            that it is at most -1; infinity for ids that never occur.
+        losses: for each width, the logarithm of the loss of an id each time it occurs.
         row_costs: what a row of each width costs.
         budget: what all rows may cost.
 
     Returns:
-        An array that sums to the number of ids. Or None if the budget does not reach,
-        or one of the widths is not worth its cost: others are better.
+        An array that sums to the number of ids. Or None if the budget is too small, or
+        one of the widths is not worth its cost, so that another choice is better.
     """
     ids = len(rarity)
     steps = row_costs[:-1] - row_costs[1:]
@@ -607,10 +608,10 @@ def _greedy_sizes(rarity, losses, row_costs, budget):
     gains -= gains.min(initial=0)
 
     def raised(threshold):
-        """Count the ids that each step gains this much for, per cost."""
+        """Count, for each step, the ids that gain at least this much per cost."""
         return np.searchsorted(rarity, gains - threshold, side="right")
 
-    low, high = -np.inf, 0  # at 0, every step that gains anything
+    low, high = -np.inf, 0  # at 0, every step that gains is taken
     if raised(high) @ steps > left:
         low, high = high, gains[-1] - rarity[0] + 1
         while low < (middle := (low + high) / 2) < high:
@@ -619,8 +620,8 @@ def _greedy_sizes(rarity, losses, row_costs, budget):
             else:
                 high = middle
 
-    # What is left goes to ids that gain the same: in one order whatever the budget, so
-    # that a larger one only ever adds to what a smaller one got.
+    # The remaining budget goes to ids that gain the same, in the same order for every
+    # budget: a larger budget only adds steps to those of a smaller one.
     stops = raised(high)
     left -= stops @ steps
     ties = raised(low) - stops
@@ -655,7 +656,7 @@ def _check_counts(counts):
         i = int(rises.argmax())
         raise ValueError(
             "`counts` must be sorted, most frequent first, by np.sort(counts)[::-1], "
-            "and ids be numbered in that order. "
+            "and ids must be numbered in that order. "
             f"Received: counts[{i}]={array[i]:g}, counts[{i + 1}]={array[i + 1]:g}"
         )
     return array
@@ -669,8 +670,8 @@ def _check_widths(widths, output_dim):
     checked = sorted(set(check_sizes("widths", widths)), reverse=True)
     if len(checked) > MAX_WIDTHS:
         raise ValueError(
-            f"`widths` must be {MAX_WIDTHS} at most, because every choice from them "
-            f"is tried. Received: widths={widths!r}"
+            f"`widths` must hold at most {MAX_WIDTHS} widths, because every subset of "
+            f"them is tried. Received: widths={widths!r}"
         )
     if checked[0] > output_dim:
         raise ValueError(

@@ -1,6 +1,6 @@
 """Compress a trained table without training: the numbers behind a warm start.
 
-All of it is plain NumPy. The layers put the results into their weights.
+This is plain NumPy. The layers put the results into their weights.
 """
 
 import numpy as np
@@ -8,28 +8,29 @@ import numpy as np
 from memembed.shapes import check_size
 
 CHUNK = 2**15  # rows that are worked on in float64 at a time
-MAX_FITTED = 2**17  # rows of a larger table from which its steps are chosen
-MIN_WEIGHT = 1e-9  # of an id, where the most popular one has 1
+MAX_FITTED = 2**17  # rows that are used to choose the steps of a larger table
+MIN_WEIGHT = 1e-9  # of an id, if the most popular id has 1
 
 
 def low_rank(table, dim, popularity=None, use_bias=False):
     """Approximate a table by a narrower one and a projection.
 
-    No other `rows @ projection` (`+ bias`) of these shapes has a smaller squared error,
-    summed over the ids with their popularity as weights. Without weights and bias, it
-    is the truncated singular value decomposition (Eckart and Young).
+    The result, `rows @ projection` (`+ bias`), has the smallest squared error that is
+    possible with these shapes, summed over the ids with their popularity as weights.
+    Without popularity and bias, it is the truncated singular value decomposition
+    (Eckart and Young).
 
-    The rows of the projection are orthonormal, the strongest direction first, and the
-    scale is all in the narrow table. A step of Adam's is as large as the learning rate,
+    The rows of the projection are orthonormal, the strongest direction first, and only
+    the narrow table has a scale. A step of Adam is as large as the learning rate,
     whatever the gradient: on a narrow row, it moves the embedding no further than on a
-    full one. Were the scale shared out between the two, it would depend on the number
-    of ids and the unit of `popularity` how far that is.
+    full row. If both shared the scale, this distance would depend on the number of ids
+    and on the unit of `popularity`.
 
     Args:
         table: array of shape `(ids, columns)`.
         dim: columns of the narrow table, at most those of `table`.
-        popularity: how often each id occurs, in any unit. None: all alike. An id that
-            never occurs gets the row that is best for it, too.
+        popularity: how often each id occurs; only ratios matter. None: all ids count
+            equally. An id that never occurs still gets the row that is best for it.
         use_bias: whether to add one vector to all embeddings.
 
     Returns:
@@ -38,8 +39,8 @@ def low_rank(table, dim, popularity=None, use_bias=False):
 
     Raises:
         TypeError: `dim` is not an integer.
-        ValueError: `table` or `popularity` is no such array, or `dim` is not positive
-            or more than the columns.
+        ValueError: `table` or `popularity` is not such an array, or `dim` is not
+            positive, or more than the columns.
 
     Example:
         >>> rows, projection = low_rank([[0.6, 0.8], [1.2, 1.6], [1.8, 2.4]], dim=1)
@@ -59,9 +60,9 @@ def low_rank(table, dim, popularity=None, use_bias=False):
         bias = sum(weights[c] @ table[c] for c in chunks(ids)) / weights.sum()
 
     triangle = weighted_triangle(table, weights, bias)
-    # All right vectors, even if the table has fewer rows, or a lower rank, than `dim`.
-    # The narrow table's last columns are then zero, and can still be trained, because
-    # their projection is not. Were both zero, both gradients would be, for ever.
+    # All right singular vectors, even if the table has fewer rows, or a lower rank,
+    # than `dim`. Then the narrow table's last columns are zero, but their projection is
+    # not, so they can be trained. If both were zero, both gradients would stay zero.
     _, _, directions = np.linalg.svd(triangle, full_matrices=True)
     projection = np.stack([_with_sign(direction) for direction in directions[:dim]])
 
@@ -76,15 +77,15 @@ def low_rank(table, dim, popularity=None, use_bias=False):
 def weighted_triangle(table, weights, bias=0):
     """Return the triangle of the QR decomposition of a table, with weights.
 
-    It has the table's singular values and right vectors: its square, `triangle.T @
-    triangle`, is the weighted sum of the products of any two columns. It is found chunk
-    by chunk, which keeps ten million rows in float64 out of memory. And it does not
-    lose half of the digits, as that square would.
+    It has the table's singular values and right singular vectors: its square,
+    `triangle.T @ triangle`, holds the weighted sums of the products of any two columns.
+    It is computed chunk by chunk, so that ten million rows are never all in float64 at
+    once. Computing that square directly would lose half of the digits.
 
     Args:
         table: array of shape `(ids, columns)`.
         weights: array of shape `(ids,)`.
-        bias: what is subtracted from every row.
+        bias: a vector that is subtracted from every row.
 
     Returns:
         An array of shape `(columns, columns)`, or of fewer rows if there are fewer ids.
@@ -97,21 +98,21 @@ def weighted_triangle(table, weights, bias=0):
 
 
 def principal_axes(triangle, other):
-    """Find the axes in which two tables that meet in products are short.
+    """Find the axes in which two tables are smallest, with the same dot products.
 
     `one @ turn` and `two @ back` have the same products, row by row, as the tables
-    `one` and `two`. Their columns are orthogonal, the strongest first, and as large in
-    the one as in the other: of all pairs of tables with these products, it is the one
-    with the least sum of squares, weighted as the triangles are.
+    `one` and `two`. Their columns are orthogonal, the strongest first, and equally
+    large in both tables: of all pairs of tables with these products, this pair has the
+    least sum of squares, weighted as the triangles are.
 
     Args:
-        triangle: the `weighted_triangle` of the one table.
-        other: that of the other. Or, for a table that meets no other one: any matrix
-            whose square says how much an error of its embeddings counts.
+        triangle: the `weighted_triangle` of the first table.
+        other: the `weighted_triangle` of the second table. Or, for a single table: any
+            matrix whose square says how much an error of its embeddings counts.
 
     Returns:
-        `turn` and `back`, arrays of shape `(columns, rank)`. `turn @ back.T` projects
-        on the columns' space, and leaves the one table as it is.
+        `turn` and `back`, arrays of shape `(columns, rank)`. `turn @ back.T` is a
+        projection, and does not change the first table.
 
     Example:
         >>> one, two = np.array([[3.0, 3.0], [4.0, 4.0]]), np.eye(2)
@@ -144,23 +145,25 @@ def turned(table, turn):
 def even_steps(table, bits, popularity=None):
     """Choose the evenly spaced values to which a table is rounded.
 
-    A column's values begin at its offset and are a scale apart. A narrow range rounds
-    the many small numbers finely and cuts the few large ones off. So several ranges are
-    tried, each fitted to the numbers that were rounded in it, and the one with the
-    least squared error is kept, with the popularity of the ids as weights.
+    The values of a column start at its offset, and its scale is the distance between
+    them. A narrow range rounds the many small numbers finely, but clips the few large
+    ones. So several ranges are tried, each is fitted to the numbers rounded in it, and
+    the range with the least squared error is kept. The popularity of the ids gives the
+    weights of the errors.
 
     Args:
         table: array of shape `(ids, columns)`.
-        bits: for each column, the bits of a number: `2 ** bits` values. With no bits,
+        bits: for each column, the bits of a number: `2 ** bits` values. With 0 bits,
             that is one value, the mean. An array of shape `(choices, columns)`, or
             `(choices, 1)`, gives several choices for each column.
-        popularity: how often each id occurs, in any unit. None: all alike.
+        popularity: how often each id occurs; only ratios matter. None: all ids count
+            equally.
 
     Returns:
         The offsets, the scales, and the squared errors, summed over the ids with their
-        weights, the largest of them 1. Of a large table, a part of the ids stands for
-        all. Each is of shape `(columns,)`,
-        or `(choices, columns)`, in float64.
+        weights, the largest of which is 1. Of more than 2**17 ids, only 2**17 are used,
+        to estimate the errors of all. Each result has shape `(columns,)`, or
+        `(choices, columns)`, in float64.
 
     Example:
         >>> table = [[-1.0], [0.1], [0.9], [2.0]]
@@ -190,9 +193,9 @@ def _column_steps(values, weights, bits):
     shares /= shares.sum()
     # Sums by einsum: BLAS would start threads, which take longer than the sum.
     centre = np.einsum("i,i", shares, values)
-    # Numbers of the same code follow each other in order. The sums of the shares, and
-    # of the shares times the numbers, from each number on, are all that it takes to try
-    # a range and to fit it.
+    # In sorted order, numbers with the same code are neighbours. To try a range and to
+    # fit it, two sums from each number on are enough: of the shares, and of the shares
+    # times the numbers.
     order = np.argsort(values)
     deviations, shares = values[order] - centre, shares[order]
     variance = np.einsum("i,i,i", shares, deviations, deviations)
@@ -209,8 +212,8 @@ def _column_steps(values, weights, bits):
         tried = []
         for _ in range(3):
             firsts = np.searchsorted(deviations, starts + steps * (codes - 0.5))
-            # A code is the number of codes from 1 on that are reached, and its square
-            # is the sum of as many odd numbers.
+            # A number with code k reaches the k codes from 1 to k, and k**2 is the sum
+            # of the first k odd numbers.
             reached, products = sums[:, firsts]
             mean = reached.sum(axis=1, keepdims=True)
             spread = (reached @ (2 * codes - 1))[:, None] - mean**2
@@ -230,7 +233,7 @@ def _column_steps(values, weights, bits):
     for top in 2 ** bits.ravel() - 1:
         offset, scale = best_range(top)
         errors = values - offset
-        codes = errors / scale  # in place from here: new memory would take most time
+        codes = errors / scale  # in place from here: new memory would be slow
         np.rint(codes, out=codes).clip(0, top, out=codes)
         errors -= np.multiply(codes, scale, out=codes)
         found.append((offset, scale, np.einsum("i,i,i", weights, errors, errors)))
@@ -238,17 +241,18 @@ def _column_steps(values, weights, bits):
 
 
 def chunks(ids):
-    """Return slices that cut so many rows into chunks."""
+    """Return slices that cut this number of rows into chunks."""
     return [slice(start, start + CHUNK) for start in range(0, ids, CHUNK)]
 
 
 def as_weights(popularity, table):
     """Return one weight for each row of `table`, the largest of them 1, in float64.
 
-    What this returns may be passed as `popularity`, and so may a part of it.
+    The result, or a part of it, can be passed as `popularity` again.
 
     Args:
-        popularity: how often each id occurs, in any unit. None, or zeros: all alike.
+        popularity: how often each id occurs; only ratios matter. None, or all zeros:
+            all ids count equally.
         table: array of shape `(ids, columns)`.
 
     Raises:
@@ -272,15 +276,15 @@ def as_weights(popularity, table):
         )
     if not popularity.any():
         return np.ones(ids)
-    # Never quite zero, so that an id without weight has the last say where no other id
-    # has one: which direction is left to a narrow table, what a row of its own holds.
+    # Never 0: ids without weight then decide what no other id decides, such as the last
+    # directions of a narrow table, or a row that no other id uses.
     return np.maximum(popularity / popularity.max(), MIN_WEIGHT)
 
 
 def _with_sign(direction):
-    """Return the one of `direction` and `-direction` whose largest entry is positive.
+    """Return `direction` or `-direction`, so that its largest entry is positive.
 
-    Which of them a decomposition finds depends on the machine.
+    The sign that a decomposition returns depends on the machine.
     """
     return direction * np.sign(direction[np.abs(direction).argmax()])
 

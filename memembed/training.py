@@ -1,4 +1,4 @@
-"""Train a rating model, measure it, and keep one row of what was found."""
+"""Train a rating model, measure it, and keep one row of results."""
 
 import functools
 import hashlib
@@ -28,8 +28,8 @@ class Settings:
         batch_size: ratings per step.
         l2: penalty on the squares of the embeddings that are looked up, see
             `memembed.models.penalize`. 0 leaves the model's penalties as they are.
-        huber_delta: errors up to so many stars count by their square and larger ones
-            linearly: the Huber loss. None is the squared error.
+        huber_delta: errors up to this many stars count by their square, and larger
+            errors linearly: the Huber loss. None is the squared error.
 
     Raises:
         ValueError: `schedule` is neither of the two.
@@ -62,7 +62,7 @@ class Settings:
         return self.learning_rate * (1 + np.cos(np.pi * middles)) / 2
 
 
-EXAMPLE = Settings()  # the Keras example's own
+EXAMPLE = Settings()  # those of the Keras example
 # Chosen on the validation part of MovieLens 1M, split 0, for two towers of 64 columns.
 TWO_TOWER = Settings(5e-3, "cosine", epochs=8, batch_size=512, l2=0.03)
 
@@ -75,15 +75,15 @@ class Result:
         name: what the model is called.
         dataset: the name of the ratings.
         split: which rating is in which part: see `split_hash`.
-        seed: of the initial weights and of the order of the ratings.
+        seed: seed of the initial weights and of the order of the ratings.
         settings: how it was trained, or None.
-        parameters: how many numbers its weights are.
-        bytes: what its weights take, each in the type that it has.
-        training_bytes: what training it with Adam holds: weights, gradients and slots.
+        parameters: how many numbers its weights hold.
+        bytes: bytes of its weights, each in its own dtype.
+        training_bytes: bytes of weights, gradients and slots in training with Adam.
         seconds: wall-clock time of training, or None.
         val_mse, val_mae: the errors on the validation part.
         mse, mae: the errors on the evaluation part, or None.
-        versions: of the packages that the result depends on.
+        versions: versions of the packages that the result depends on.
         history: what `train` returned, or None.
         model: the model.
     """
@@ -123,7 +123,7 @@ RESULT_COLUMNS = [
 def train(model, data, settings=EXAMPLE, *, compiled=None, on_epoch_end=None):
     """Train `model` with Adam, in the order that Keras's `fit` would take.
 
-    The result is that of `model.compile` and `model.fit`, sooner: see
+    The result is that of `model.compile` and `model.fit`, but faster: see
     `compile_epoch`. As in `fit` on TensorFlow after `keras.utils.set_random_seed`, the
     ratings are put in one random order, which is the same in every epoch.
 
@@ -132,9 +132,9 @@ def train(model, data, settings=EXAMPLE, *, compiled=None, on_epoch_end=None):
             those of `memembed.models`.
         data: `memembed.data.RatingData`.
         settings: `Settings`.
-        compiled: a dict that keeps what is compiled. Pass the same one to train several
-            models that differ in nothing but their weights: compiling takes as long as
-            an epoch or two. Default: compile, and keep nothing.
+        compiled: a dict that keeps compiled functions. Pass the same dict to train
+            several models that differ only in their weights: compiling takes as long as
+            1 or 2 epochs. Default: compile, and keep nothing.
         on_epoch_end: a function that is called with the number of the epoch, from 0,
             and a dict of its errors, such as `print_epoch`.
 
@@ -190,7 +190,7 @@ def print_epoch(epoch, errors):
 def check_ids(model, examples):
     """Raise a ValueError if an id has no row in an embedding of the model.
 
-    It would make the loss NaN, and after one step all weights that ids share.
+    Such an id makes the loss NaN, and after one step all weights that ids share.
     """
     for name, input_dim in input_dims(model):
         ids = examples.inputs[name]
@@ -198,7 +198,7 @@ def check_ids(model, examples):
             if not 0 <= id < input_dim:
                 raise ValueError(
                     f"`data` must hold ids from 0 to {input_dim - 1} for the input "
-                    f"{name!r}, because the model's embedding has {input_dim} of them. "
+                    f"{name!r}, because the model's embedding has {input_dim} ids. "
                     f"Received: the id {id}"
                 )
 
@@ -206,15 +206,15 @@ def check_ids(model, examples):
 def compile_epoch(model, inputs, ratings, batch_size, huber_delta):
     """Compile a function that trains a model for one epoch.
 
-    A step on 128 ratings is so short that calling it from Python, and handing the
+    A step on 128 ratings is so short that calling it from Python, and passing the
     tables to and from the compiled step, takes longer than the step itself. So the loop
     over the batches is compiled together with the step, and called once an epoch.
 
-    Two things differ from plain `fit`. On TensorFlow, Keras hands Adam a sparse
+    Two things differ from plain `fit`. On TensorFlow, Keras gives Adam a sparse
     gradient, in which a row that the batch looks up twice has two entries, and Adam
     adds up their squares. Here they are added before they are squared, as on JAX and
     Torch. And the last batch of an epoch is filled up with copies of the last rating,
-    which weigh nothing in the error, but do count in the mean of the penalties. The
+    which have weight 0 in the error, but count in the mean of the penalties. The
     trained model's error changes by far less than it does between seeds.
 
     Args:
@@ -225,9 +225,9 @@ def compile_epoch(model, inputs, ratings, batch_size, huber_delta):
         huber_delta: see `Settings`.
 
     Returns:
-        The model, a built Adam, and a function of such inputs and ratings. It trains on
-        them in this order, and returns the errors `mse` and `mae` of the predictions
-        that it made on the way.
+        The model, a built Adam, and a function of inputs and ratings of these shapes.
+        It trains on them in this order, and returns the errors `mse` and `mae` of the
+        predictions during this epoch.
     """
     variables = model.trainable_variables
     optimizer = keras.optimizers.Adam()
@@ -242,8 +242,8 @@ def compile_epoch(model, inputs, ratings, batch_size, huber_delta):
         with tf.GradientTape() as tape:
             predictions = model(inputs, training=True)
             loss = loss_of(ratings, predictions, weights) + sum(model.losses)
-        # Adam moves every row, whatever the batch looked up: a dense gradient loses
-        # nothing.
+        # Adam updates every row, even if the batch does not look it up: a dense
+        # gradient loses nothing.
         gradients = map(tf.convert_to_tensor, tape.gradient(loss, variables))
         optimizer.apply(list(gradients), variables)
         return predictions - ratings
@@ -253,8 +253,8 @@ def compile_epoch(model, inputs, ratings, batch_size, huber_delta):
     @tf.function(jit_compile=True)
     def run(inputs, ratings):
         def next_batch(i, squared, absolute):
-            # The last batch is filled up with ratings that weigh nothing. Were it
-            # shorter instead, all of the step would be compiled twice.
+            # The last batch is filled up with ratings of weight 0. For a shorter batch,
+            # the whole step would have to be compiled again.
             rows = i * batch_size + tf.range(batch_size)
             known = tf.cast(rows < count, "float32")[:, None]
             rows = tf.minimum(rows, count - 1)
@@ -272,7 +272,7 @@ def compile_epoch(model, inputs, ratings, batch_size, huber_delta):
         )
         return {"mse": squared / count, "mae": absolute / count}
 
-    # Traced here: TensorFlow would take calls of many such functions for retracing.
+    # Traced here, or TensorFlow would warn that many such functions are retraced.
     return model, optimizer, run.get_concrete_function(inputs, ratings)
 
 
@@ -318,15 +318,15 @@ def experiment(
 
 
 def measure(name, model, data, *, evaluation=True, verbose=True, **known):
-    """Measure a model that is there already.
+    """Measure an existing model.
 
     Args:
         name: what the model is called.
         model: a rating model.
         data: `memembed.data.RatingData`.
-        evaluation: whether to look at the evaluation part.
+        evaluation: whether to measure the errors on the evaluation part, too.
         verbose: whether to print the result.
-        **known: what is known of its training, fields of `Result`.
+        **known: fields of `Result` that describe its training.
 
     Returns:
         A `Result`.
@@ -357,17 +357,17 @@ def measure(name, model, data, *, evaluation=True, verbose=True, **known):
 
 
 def summary(rows, by="name"):
-    """Take the seeds of each model together.
+    """Average the results of each model over its seeds.
 
     Args:
         rows: `Result` objects, or a DataFrame of stored rows.
-        by: the columns that tell one model from another.
+        by: the columns that identify a model.
 
     Returns:
         A DataFrame indexed by them, the models in their order. Its columns are the
         means over the seeds: parameters, kilobytes of the weights and of training,
         seconds, MSE and MAE; and where there are several seeds, the standard deviation
-        of each error. What the rows do not hold is left out.
+        of each error. Columns that the rows do not have are left out.
     """
     models = as_frame(rows).groupby(by, sort=False)
     table = pd.DataFrame(index=models.size().index)

@@ -1,8 +1,8 @@
 from hypothesis import settings
 
-# Doctests would be looked for in both, which cannot be two modules of one name.
+# The search for doctests would import both, but two modules cannot share a name.
 collect_ignore = ["conftest.py", "book/conftest.py"]
 
-# An example that takes long says more about a shared machine than about the code.
+# No deadline: on a shared machine, an example can be slow without any fault.
 settings.register_profile("memembed", deadline=None)
 settings.load_profile("memembed")

@@ -71,19 +71,19 @@ def test_the_page_shows_what_is_stored():
 
 @pytest.mark.parametrize("numbers", [1, 1 / 4, 1 / 8])
 @pytest.mark.parametrize("make", [growth.hashing, growth.quotient_remainder])
-def test_shared_rows_take_the_numbers_that_they_are_named_by(make, numbers):
+def test_layers_with_shared_rows_have_the_size_in_their_name(make, numbers):
     layer = make(numbers)(10**5)
     layer.build()
     assert 0.99 < layer.count_params() / (10**5 * numbers) <= 1.001
 
 
-def test_a_penalty_and_a_rate_are_walked_to():
+def test_a_search_finds_the_best_penalty_and_rate():
     class Data:
         def trained(self, name, l2, rate, seed):
             return l2, rate
 
         def error(self, model, part):
-            """Have a low place at a penalty of 0.1, and a lower one at 0.00001."""
+            """Have a minimum at a penalty of 0.1, and a lower one at 0.00001."""
             l2, rate = model
             high, low = abs(np.log(l2 / 0.1)), abs(np.log(l2 / 1e-5)) - 1
             return min(high, low) + abs(np.log(rate / 0.9))
@@ -93,7 +93,7 @@ def test_a_penalty_and_a_rate_are_walked_to():
     assert rate == pytest.approx(0.9)
 
 
-def test_what_does_not_fit_has_no_numbers_and_other_errors_are_raised(monkeypatch):
+def test_out_of_memory_gives_nan_and_other_errors_are_raised(monkeypatch):
     def end_with(code, words):
         ended = subprocess.CompletedProcess([], code, "1 2 3 4\n", words)
         monkeypatch.setattr("subprocess.run", lambda *_, **__: ended)

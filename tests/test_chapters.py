@@ -1,7 +1,8 @@
-"""What a chapter must be, checked without running it.
+"""Rules for chapters, checked without running them.
 
-Each rule is a function from a notebook to the complaints about it. The chapters must
-earn none; below them, notebooks made to break one rule must earn exactly its own.
+Each rule is a function from a notebook to a list of complaints. The chapters must cause
+none. Further down, notebooks that break one rule must cause complaints of that rule
+only.
 """
 
 import copy
@@ -37,7 +38,7 @@ MAX_CELL, MAX_MEDIAN_CELL = 15, 6
 
 
 def cells(notebook, kind):
-    """The cells of a kind that a reader of the book sees."""
+    """Return the cells of a kind that a reader of the book sees."""
     return [
         cell
         for cell in notebook.cells
@@ -50,7 +51,7 @@ def is_removed(cell):
 
 
 def is_folded(cell):
-    """Whether the book and JupyterLab show a code cell's source only on request."""
+    """Return whether the book and JupyterLab hide a code cell's source at first."""
     tags, jupyter = (cell.metadata.get(name, {}) for name in ("tags", "jupyter"))
     return "hide-input" in tags and jupyter.get("source_hidden", False)
 
@@ -60,7 +61,7 @@ def first_line(cell):
 
 
 def without_code(text):
-    """Markdown without its fenced blocks and code spans."""
+    """Return Markdown without its fenced blocks and code spans."""
     text = re.sub(r"^```(?!\{).*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     return re.sub(r"(?<![`}])`[^`\n]+`", "", text)
 
@@ -68,7 +69,7 @@ def without_code(text):
 def malformed(notebook, path):
     ids = [cell.get("id") for cell in notebook.cells]
     if None in ids or len(set(ids)) < len(ids):
-        return ["each cell needs an id of its own"]
+        return ["each cell needs its own id"]
     found = []
     try:
         nbformat.validate(notebook)
@@ -97,14 +98,14 @@ def undescribed_figures(notebook, path):
         settings = cell.metadata.get("mystnb", {})
         alt = settings.get("image", {}).get("alt", "")
         if len(alt.split()) < 4:
-            found.append(f"no mystnb.image.alt that describes: {first_line(cell)}")
+            found.append(f"no descriptive mystnb.image.alt: {first_line(cell)}")
         if not settings.get("figure", {}).get("caption"):
             found.append(f"no mystnb.figure.caption: {first_line(cell)}")
     return found
 
 
 def myst_syntax(notebook, path):
-    """Syntax that GitHub, Colab and JupyterLab would show as it is."""
+    """Find syntax that GitHub, Colab and JupyterLab show as plain text."""
     syntax = r"^```\{.*|^:::.*|^\(\S+\)=$|\{[a-z][\w:-]*\}`[^`]*`"
     return [
         f"not CommonMark: {match[0]}"
@@ -131,7 +132,7 @@ def no_bootstrap(notebook, path, address=ADDRESS):
 
 
 def broken_links(text, folder):
-    """Links and images of a page that lead to no file, and images without words."""
+    """Find links and images that lead to no file, and images without alt text."""
     text = without_code(text)
     found = [
         f"an image without alt text: {link}" for link in re.findall(r"!\[\]\S+", text)
@@ -141,9 +142,9 @@ def broken_links(text, folder):
     for target in targets:
         file = target.partition("#")[0]
         if file.startswith("../_images/"):
-            continue  # made by the build: tests/book looks for it
+            continue  # made by the build: tests/book checks it
         if file and ":" not in file and not (folder / file).exists():
-            found.append(f"leads nowhere: {target}")
+            found.append(f"leads to no file: {target}")
     return found
 
 
@@ -153,7 +154,7 @@ def broken_notebook_links(notebook, path):
 
 
 def open_checks(notebook, path):
-    """Checks are for CI. Readers see the figure, the table or the number itself."""
+    """Find visible checks: they are for CI, not for readers."""
     return [
         f"a check that is not folded: {first_line(cell)}"
         for cell in cells(notebook, "code")
@@ -176,7 +177,7 @@ def long_cells(notebook, path):
 
 
 def missing_parts(notebook, path):
-    """Parts that every chapter opens and closes with."""
+    """Find missing parts of the opening and the closing of a chapter."""
     markdown = [cell.source for cell in cells(notebook, "markdown")]
     if not markdown:
         return ["no text"]
@@ -184,7 +185,7 @@ def missing_parts(notebook, path):
     whole = "\n\n".join(markdown)
     opening = whole.partition("\n## ")[0] + "\n" + "\n".join(markdown[:2])
     if not re.match(r"# \S", markdown[0]):
-        found.append("the first cell that is seen must open with `# Title`")
+        found.append("the first visible cell must start with `# Title`")
     if len(re.findall(r"^# ", without_code(whole), re.MULTILINE)) > 1:
         found.append("more than one title")
     for part, words in {
@@ -275,7 +276,7 @@ DRAWING = {
 
 @pytest.fixture
 def good(tmp_path):
-    """A notebook that keeps every rule, and where it lies."""
+    """Return a notebook that keeps every rule, and its path."""
     path = tmp_path / "good.ipynb"
     notebook = new_notebook(
         cells=[
@@ -294,7 +295,7 @@ def good(tmp_path):
 
 
 def complaints(notebook, path):
-    """The rules that a notebook breaks."""
+    """Return the rules that a notebook breaks."""
     return [rule for rule in RULES if rule(notebook, path)]
 
 
@@ -397,12 +398,12 @@ def test_a_folded_cell_may_check_and_may_be_long(good):
     assert complaints(notebook, path) == []
 
 
-def test_links_out_and_within_a_page_are_not_followed(tmp_path):
+def test_external_links_and_anchors_are_not_checked(tmp_path):
     text = "[a](https://example.org/x) [b](#here) `[c](missing)` [d](mailto:a@b.c)"
     assert broken_links(text, tmp_path) == []
 
 
-def test_chapters_run_side_by_side_and_those_that_fail_are_named(tmp_path):
+def test_chapters_run_in_parallel_and_failures_are_named(tmp_path):
     chapters = tmp_path / "chapters"
     chapters.mkdir()
     kernel = {"kernelspec": {"name": "python3", "display_name": "", "language": ""}}

@@ -23,7 +23,7 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def test_rating_is_the_dot_product_squashed():
+def test_rating_is_the_sigmoid_of_the_dot_product():
     rng = np.random.default_rng(0)
     model = dot_product_model(
         keras.layers.Embedding(5, 3), keras.layers.Embedding(7, 3)
@@ -44,7 +44,7 @@ def test_biases_are_added_to_the_score_and_start_at_zero():
     np.testing.assert_allclose(model.predict(INPUTS, verbose=0), plain, rtol=1e-6)
     model.get_layer("user_bias").set_weights([np.full((5, 1), 0.5)])
     model.get_layer("movie_bias").set_weights([np.full((7, 1), 0.25)])
-    scores = np.log(plain / (5 - plain))  # the sigmoid undone
+    scores = np.log(plain / (5 - plain))  # the inverse of the sigmoid
     np.testing.assert_allclose(
         model.predict(INPUTS, verbose=0), 5 * sigmoid(scores + 0.75), rtol=1e-4
     )
@@ -76,7 +76,7 @@ def test_bias_model():
     )
 
 
-def test_the_keras_example_to_the_parameter(tmp_path):
+def test_the_keras_example_has_the_same_number_of_parameters(tmp_path):
     model = dot_product_model(
         QREmbedding(120 * 120, 64, num_buckets=120),
         MDEmbedding([401, 1301, 2007], [64, 32, 16], 64, use_bias=True),
@@ -120,7 +120,7 @@ def test_embeddings_of_a_model_and_of_its_copies(biases, tmp_path):
         keras.Sequential([keras.layers.Embedding(3, 1)]),
     ],
 )
-def test_other_models_have_no_embeddings(model):
+def test_embeddings_of_other_models_are_refused(model):
     with pytest.raises(ValueError, match=r"`model` must be .*Received"):
         embeddings_of(model)
 
@@ -133,7 +133,7 @@ def test_the_vocabulary_of_each_input():
     assert sorted(input_dims(model)) == expected
 
 
-def test_a_bias_is_penalised_by_a_twelfth():
+def test_a_bias_gets_a_twelfth_of_the_penalty():
     tables = keras.layers.Embedding(5, 3), keras.layers.Embedding(7, 3)
     model = dot_product_model(*tables, biases=True)
     penalize(model, 0.12)
@@ -155,7 +155,7 @@ def test_bias_model_of_layers():
 
 @pytest.mark.parametrize("batch", [1, 8, 1000])
 def test_the_penalty_is_a_mean_over_the_batch(batch):
-    """On whatever version of Keras this runs."""
+    """On every version of Keras."""
     layer = keras.layers.Embedding(5, 3, activity_regularizer=LookupL2(0.1))
     ids = np.random.default_rng(0).integers(5, size=batch)
     layer(ids)
@@ -163,7 +163,7 @@ def test_the_penalty_is_a_mean_over_the_batch(batch):
     assert float(layer.losses[0]) == pytest.approx(0.1 * squares.mean(), rel=1e-5)
 
 
-def test_the_penalty_is_divided_where_keras_does_not(monkeypatch):
+def test_the_penalty_is_divided_if_keras_does_not_divide_it(monkeypatch):
     embeddings = np.full((4, 3), 2.0, "float32")
     monkeypatch.setattr(models, "DIVIDES", True)
     assert float(LookupL2(0.5)(embeddings)) == 24
@@ -192,7 +192,7 @@ BUILDERS = {
 
 
 @pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
-def test_the_constant_is_the_rating_of_a_score_of_0(build):
+def test_mean_rating_is_the_rating_for_a_score_of_0(build):
     plain = build()
     assert "mean" not in [layer.name for layer in plain.layers]
     plain.set_weights([np.zeros_like(weight) for weight in plain.get_weights()])
@@ -205,7 +205,7 @@ def test_the_constant_is_the_rating_of_a_score_of_0(build):
     assert model.get_layer("rating").scale == 10
 
 
-def test_the_constant_is_added_to_the_score():
+def test_mean_rating_adds_a_constant_to_the_score():
     model = dot_product_model(*tables(), biases=True, mean_rating=4)
     bias = np.arange(7.0)[:, None] / 10
     model.get_layer("movie_bias").set_weights([bias])
@@ -270,7 +270,7 @@ def test_two_towers_score_every_pair_of_the_batch():
 
 @pytest.mark.parametrize("shape", [(3,), (3, 1)])
 def test_in_batch_softmax_by_hand(shape):
-    """The logarithm of a probability is taken from the column of its movie."""
+    """The logarithm of a probability is subtracted from the column of its movie."""
     probability = np.array([0.5, 0.25, 0.125])
     scores = np.log([[4.0, 2, 1], [1, 1, 1], [3, 1, 2]])
     weights = np.array([[8.0, 8, 8], [2, 4, 8], [6, 4, 16]])
@@ -282,8 +282,8 @@ def test_in_batch_softmax_by_hand(shape):
     assert float(rare) == pytest.approx(expected.mean(), rel=1e-5)
 
 
-def test_the_loss_estimates_that_of_the_whole_catalogue():
-    """Where each movie is in the batch as often as it is probable, exactly so."""
+def test_the_loss_estimates_the_loss_over_the_whole_catalogue():
+    """Exactly, if each movie's share of the batch is its probability."""
     movie = np.array([0, 0, 0, 0, 1, 1, 2, 2])
     scores = np.array([0.3, -1, 2.0])
     share = np.bincount(movie) / len(movie)
@@ -296,7 +296,7 @@ def test_the_loss_estimates_that_of_the_whole_catalogue():
 
 @pytest.mark.parametrize("build", [two_tower_model, mlp_model])
 def test_fit_save_and_load(build, tmp_path):
-    """In batches of 8, of which the last has 4."""
+    """In batches of 8; the last one has 4."""
     keras.utils.set_random_seed(0)
     users = np.random.default_rng(0).integers(5, size=20)
     inputs = {"user": users, "movie": users}

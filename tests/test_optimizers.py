@@ -1,4 +1,4 @@
-"""A state for each row: what it is, and that rows nobody looks up do not change."""
+"""One state for each row: its values, and no change of rows that are not looked up."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ def model_of(layer, optimizer):
 
 
 def steps(table, kernel, bias, batches):
-    """Return the weights after steps written in NumPy, with every row gone through."""
+    """Return the weights after steps in NumPy that update every row."""
     weights = {"table": table, "kernel": kernel, "bias": bias}
     states = {
         "table": np.full((len(table), 1), START),
@@ -68,7 +68,7 @@ def test_rows_that_are_not_looked_up_stay_as_they_are():
     assert np.flatnonzero(state[:, 0] != np.float32(START)).tolist() == [7, 9]
 
 
-def test_its_state_is_a_number_a_row():
+def test_its_state_is_one_number_per_row():
     model = model_of(QREmbedding(1000, 16), optimizer=RowwiseAdagrad())
     model.optimizer.build(model.trainable_variables)
     shapes = [tuple(state.shape) for state in model.optimizer.variables[2:]]
@@ -91,6 +91,6 @@ def test_it_is_saved_and_loaded_with_its_model(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value"), [("initial_accumulator_value", -0.1), ("epsilon", 0.0)]
 )
-def test_what_it_is_made_with_is_checked(name, value):
+def test_bad_arguments(name, value):
     with pytest.raises(ValueError, match=f"`{name}` must .*Received: {value}"):
         RowwiseAdagrad(**{name: value})

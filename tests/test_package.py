@@ -1,4 +1,4 @@
-"""What a reader installs, and what importing it loads."""
+"""What a user installs, and what importing it loads."""
 
 import os
 import re
@@ -23,7 +23,7 @@ def output(*command, **settings):
 
 
 def with_requirements(names):
-    """These distributions and all that they need, by name."""
+    """Return these distributions and all that they require, by name."""
     found = {}
     while names:
         name = names.pop()
@@ -40,10 +40,10 @@ def with_requirements(names):
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory):
-    """A Python of an environment that has the wheel, Keras, NumPy and one backend.
+    """Return a Python with only the wheel, Keras, NumPy and one backend installed.
 
-    What the wheel needs is linked from the tests' own environment: nothing is
-    downloaded. pip checks that the wheel needs nothing else.
+    The requirements of the wheel are linked from the environment of the tests: nothing
+    is downloaded. pip checks that the wheel needs nothing else.
     """
     folder = tmp_path_factory.mktemp("wheel")
     pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")

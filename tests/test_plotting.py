@@ -40,7 +40,7 @@ def test_rating_histogram():
     assert heights(axes) == [0.25, 0.25, 0.5]
 
 
-def test_popularity_leaves_out_what_a_logarithm_cannot_show():
+def test_popularity_leaves_out_zeros():
     axes = plotting.popularity({"users": [9, 3, 1], "movies": [5, 1, 0]})
     assert [line.get_ydata().tolist() for line in axes.lines] == [[9, 3, 1], [5, 1]]
 
@@ -138,7 +138,7 @@ def test_bit_map():
     ]
 
 
-def test_size_and_error_takes_seeds_together():
+def test_size_and_error_averages_seeds():
     models = one_method(("plain", 4000, 0.7), ("plain", 4000, 0.74), ("small", 40, 0.9))
     axes = plotting.size_and_error(models, highlight=["small"])
     named = {text.get_text(): text.xy for text in axes.texts}
@@ -152,14 +152,14 @@ def test_size_and_error_takes_seeds_together():
     assert (low, high) == pytest.approx((0.7, 0.74))
 
 
-def test_size_and_error_from_a_reference():
+def test_size_and_error_with_a_reference():
     models = one_method(("full", 1000, 0.7), ("full", 1000, 0.8), ("small", 10, 0.76))
     reference, steps = plotting.size_and_error(models, reference="full").lines[:2]
     np.testing.assert_allclose(reference.get_ydata(), 0.75)
     np.testing.assert_allclose(steps.get_xdata(), [1000, 10])
 
 
-def test_size_and_error_writes_no_name_over_another_or_past_the_axes():
+def test_names_in_size_and_error_do_not_overlap_and_stay_in_the_axes():
     errors = [(39e3, 0.7198), (472e3, 0.7209), (468e3, 0.7017), (2.5e6, 0.677)]
     errors += [(480e3, 0.7215), (2.4e6, 0.6775)]
     models = one_method(*((f"a name, number {i}", *e) for i, e in enumerate(errors)))
@@ -172,7 +172,7 @@ def test_size_and_error_writes_no_name_over_another_or_past_the_axes():
         assert box.x1 <= axes.bbox.x1
 
 
-def test_size_and_error_names_even_points_that_coincide():
+def test_size_and_error_names_points_at_the_same_place():
     models = one_method(*((name, 1000, 0.7) for name in "abcdef"))
     texts = plotting.size_and_error(models).texts
     assert [text.get_text() for text in texts] == list("abcdef")
@@ -219,11 +219,11 @@ def test_rivals():
     assert ticks == ["10×\n0 kB", "100×\n0 kB"]
     named = {text.get_text(): text.xy for text in axes.texts}
     assert named["few bits"] == (40, 0.8)
-    assert named["hashing"] == (390, 0.85)  # where it comes into the figure
+    assert named["hashing"] == (390, 0.85)  # its first point inside the figure
     assert axes.get_ylim()[1] == 0.9
 
 
-def test_rivals_where_more_is_better():
+def test_rivals_with_a_metric_to_maximise():
     rows = pd.DataFrame(
         [
             ("full tables", 1, 80, 0.4),
@@ -251,7 +251,7 @@ def test_table():
     assert all(f">{number}<" in html for number in ("0.30", "623,744", "0.7415", "–"))
 
 
-def test_frontiers_draw_what_is_in_sight_and_the_newest_widest():
+def test_frontiers_leave_out_high_errors_and_draw_the_last_method_widest():
     points = {
         "old": pd.DataFrame({"bytes": [1e4, 1e5], "mse": [1.2, 0.9]}),
         "new": pd.DataFrame({"bytes": [2e4, 3e5], "mse": [0.8, 0.7]}),

@@ -21,7 +21,7 @@ def examples(*pairs):
 
 @pytest.fixture
 def tiny():
-    """Three users and five movies; the last user has nothing to be evaluated on."""
+    """Three users and five movies; the last user has no ratings to evaluate."""
     return RatingData(
         "tiny",
         users=range(3),
@@ -41,9 +41,9 @@ def data():
 
 
 def test_recall_and_ndcg_by_hand(tiny):
-    """Movies 0 and 1 left out, the first user is recommended 2 and 3: one hit of two.
+    """Movies 0 and 1 are left out for the first user, who gets 2 and 3: one hit of two.
 
-    The second user is recommended 4 and 0, both hits; the third one does not fit in 2.
+    The second user gets 4 and 0, both hits; the third positive does not fit into 2.
     """
     found = recall_and_ndcg(SCORES, tiny, k=2)
     assert found["recall"] == pytest.approx((1 / 2 + 1) / 2)
@@ -56,14 +56,14 @@ def test_validation_leaves_only_the_training_part_out(tiny):
 
 
 def test_one_order_for_all_users(tiny):
-    """The first is recommended 4 and 3, the second 4 and 3 as well."""
+    """Both users are recommended movies 4 and 3."""
     found = recall_and_ndcg(np.arange(5), tiny, k=2)
     assert found["recall"] == pytest.approx(1 / 2)
     assert found["ndcg"] == pytest.approx(1 / (1 + 1 / np.log2(3)))
 
 
 def test_it_agrees_with_keras_rs(data):
-    """Whose recall divides by all positives: the same if no user has more than `k`."""
+    """Its recall divides by all positives: the same if no user has more than `k`."""
     scores = np.random.default_rng(0).normal(size=(60, 50))
     users, counts = np.unique(data.evaluation.user, return_counts=True)
     labels = np.zeros((60, 50))
@@ -94,7 +94,7 @@ def test_a_model_ranks_by_its_two_towers(data, bits):
         for layer, size in zip(layers, (60, 50), strict=True)
     )
     expected = recall_and_ndcg(users @ movies.T, data)
-    # Of sums that few bits make equal, rounding decides.
+    # With few bits, some scores are equal, and rounding decides their order.
     assert recall_and_ndcg(model, data) == pytest.approx(expected, abs=0.01)
     if bits is not None:
         assert recall_and_ndcg(pack(model), data) == recall_and_ndcg(model, data)
@@ -129,7 +129,7 @@ def test_bad_arguments(tiny, arguments, message):
         recall_and_ndcg(**{"scores": SCORES, "data": tiny} | arguments)
 
 
-def test_nothing_to_evaluate_on(tiny):
+def test_an_empty_part(tiny):
     empty = dataclasses.replace(tiny, evaluation=examples())
     with pytest.raises(ValueError, match="`part` must hold ratings"):
         recall_and_ndcg(SCORES, empty)

@@ -37,7 +37,7 @@ def load_yaml(name):
 
 
 def requirements(*extras):
-    """What pyproject.toml asks for, with these extras and those that they name."""
+    """Return the requirements in pyproject.toml, with these extras and their extras."""
     asked = [Requirement(each) for each in PROJECT["dependencies"]]
     for extra in extras:
         for each in map(Requirement, PROJECT["optional-dependencies"][extra]):
@@ -47,24 +47,24 @@ def requirements(*extras):
 
 
 def pinned(name):
-    """The (name, version) pairs of a file of `name==version` lines."""
+    """Return the (name, version) pairs of a file of `name==version` lines."""
     text = (ROOT / name).read_text("utf-8")
     return re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE)
 
 
 def tracked(root):
-    """The project's files that git knows, as bytes by name."""
+    """Return the project's files that git tracks, as bytes by name."""
     try:
         listed = subprocess.check_output(["git", "ls-files", "-z"], cwd=root, text=True)
     except subprocess.CalledProcessError:
-        pytest.skip("needs git to list the project's files, and this is no checkout")
+        pytest.skip("needs git to list the project's files, but this is not a checkout")
     return {name: (root / name).read_bytes() for name in listed.split("\0")[:-1]}
 
 
 # The address.
 
 
-def test_the_address_is_where_readers_and_tools_look_for_it():
+def test_the_address_is_the_same_in_all_places():
     url, book = (
         f"https://github.com/{OWNER}/{NAME}",
         f"https://{OWNER}.github.io/{NAME}",
@@ -75,7 +75,7 @@ def test_the_address_is_where_readers_and_tools_look_for_it():
     assert PROJECT["urls"] == {"Source": url, "Book": book, "Issues": f"{url}/issues"}
 
 
-def test_moving_there_and_back_changes_nothing(tmp_path):
+def test_changing_the_address_and_back_changes_nothing(tmp_path):
     files = tracked(ROOT)
     for name, data in files.items():
         path = tmp_path / name
@@ -84,7 +84,7 @@ def test_moving_there_and_back_changes_nothing(tmp_path):
     for command in (["init", "--quiet"], ["add", "--all", "--force"]):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
 
-    # Put together, since moving back would find it in this file too.
+    # Joined here, because otherwise moving back would also change this file.
     fork = "https://github.com/" + "/".join(("a-reader", "their.fork"))
     there = repository.move(tmp_path, f"{fork}.git")
     moved = tracked(tmp_path)
@@ -189,7 +189,7 @@ def test_the_torch_that_is_tested_is_within_its_bound():
     assert asked.specifier.contains(version)
 
 
-def test_the_bounds_admit_what_colab_has():
+def test_the_bounds_allow_the_versions_on_colab():
     versions = dict(pinned("tests/colab-constraints.txt"))
     asked = [each for each in requirements("dev") if each.name in versions]
     assert {each.name for each in asked} == set(versions)
@@ -232,7 +232,7 @@ def test_actions_are_pinned(path):
 # The commands.
 
 
-def test_what_a_machine_lacks_is_said_even_to_an_old_python(monkeypatch):
+def test_missing_requirements_are_reported_even_on_an_old_python(monkeypatch):
     source = (ROOT / "tools" / "make_venv.py").read_text("ascii")
     ast.parse(source, feature_version=(3, 6))
     assert make_venv.problem((3, 12, 1), 5 * 10**9, 4) is None
@@ -255,7 +255,7 @@ def test_what_a_machine_lacks_is_said_even_to_an_old_python(monkeypatch):
 )
 def test_make_gives_kernels_an_absolute_data_folder(given, expected):
     makefile = 'include Makefile\nshow:\n\t@echo "$${MEMEMBED_DATA_DIR-unset}"\n'
-    # Without what a make that runs the tests, or a reader, set.
+    # Without variables that are set by the user, or by a make that runs the tests.
     ours = ("MAKE", "MFLAGS", "MEMEMBED")
     env = {name: os.environ[name] for name in os.environ if not name.startswith(ours)}
     if given is not None:

@@ -26,10 +26,10 @@ from memembed.sizing import (
 )
 
 sizes = st.integers(1, 50)
-# Odd, even, and past the 128 numbers that share a scale in int4.
+# Odd, even, and more than the 128 numbers that share a scale in int4.
 widths = st.integers(1, 9) | st.sampled_from([64, 127, 128, 129, 257])
 dtypes = st.sampled_from(["float32", "float16", "bfloat16", "int8", "int4"])
-# Of tests that make layers, which JAX compiles for each shape.
+# For tests that make layers, which JAX compiles for each shape.
 few = settings(max_examples=20 if keras.backend.backend() == "tensorflow" else 8)
 ZEROS = {"embeddings_initializer": "zeros"}  # JAX compiles a random one for each shape
 WIDE = {
@@ -73,7 +73,7 @@ def md_arguments(draw):
 
 
 def stored_bytes(make_layer, dtype):
-    """Return the bytes of all that a layer made of `dtype` holds."""
+    """Return the bytes of all variables of a layer with this `dtype`."""
     quantized = dtype in ("int8", "int4")
     layer = make_layer(dtype="float32" if quantized else dtype)
     ids = keras.Input((), dtype="int32")
@@ -171,7 +171,7 @@ def test_min_buckets(input_dim):
         ),
     ],
 )
-def test_what_is_no_size(function, arguments, name, value):
+def test_sizes_that_are_no_positive_integers(function, arguments, name, value):
     error = ValueError if type(value) is int else TypeError
     with pytest.raises(error, match=f"`{name}` must be .* {name}={value!r}$"):
         function(**arguments, **{name: value})
@@ -296,12 +296,12 @@ def test_training_bytes_of_an_unknown_optimizer():
 
 
 @pytest.mark.parametrize("shapes", [1000, (50, 8), None, [(50, 8), 8]])
-def test_training_bytes_of_what_are_no_shapes(shapes):
+def test_training_bytes_of_bad_shapes(shapes):
     with pytest.raises(TypeError, match=r"`shapes` must be a list of shapes.*shapes="):
         training_bytes(shapes)
 
 
-def test_training_bytes_of_what_is_no_size():
+def test_training_bytes_of_bad_sizes():
     with pytest.raises(ValueError, match=r"`shapes\[1\]\[0\]`.* shapes\[1\]\[0\]=0"):
         training_bytes([(50, 8), (0, 8)])
     with pytest.raises(TypeError, match=r"shapes\[0\]\[1\]=None"):
@@ -352,7 +352,7 @@ def test_a_plan_makes_a_layer():
 
 @st.composite
 def md_problems(draw, max_ids=40):
-    """Draw what `md_plan` is asked, except for the budget."""
+    """Draw the arguments of `md_plan`, except for the budget."""
     counts = draw(st.lists(st.integers(0, 100), min_size=1, max_size=max_ids))
     assume(any(counts))
     output_dim = draw(st.integers(1, 9) | st.just(130))
@@ -390,7 +390,7 @@ def candidates(problem):
 
 
 def a_step(problem):
-    """Return what it costs to raise one id from the least width to the greatest."""
+    """Return the cost of raising one id from the least width to the greatest."""
     one, two = (
         [cost(problem, [n], [dim]) for dim in candidates(problem)] for n in (1, 2)
     )
@@ -399,7 +399,7 @@ def a_step(problem):
 
 
 def every_plan(problem):
-    """Yield the blocks of every plan there is, with what they cost and lose."""
+    """Yield the cost and the loss of every possible plan."""
     dims = sorted(candidates(problem), reverse=True)
     for widths in itertools.combinations_with_replacement(dims, len(problem["counts"])):
         blocks = [(len(list(group)), dim) for dim, group in itertools.groupby(widths)]
@@ -455,7 +455,7 @@ def test_md_plan_is_within_a_step_of_the_best(problem, data):
 
 @settings(max_examples=30)
 @given(problem=md_problems())
-def test_enough_for_a_full_table_gives_one(problem):
+def test_a_budget_for_a_full_table_gives_a_full_table(problem):
     problem["widths"] = None
     ids, output_dim = len(problem["counts"]), problem["output_dim"]
     for budget in (cost(problem, [ids], [output_dim]), 10**30):
@@ -464,7 +464,7 @@ def test_enough_for_a_full_table_gives_one(problem):
 
 
 def test_md_plan_follows_the_alpha_power_rule():
-    # So many ids that whole widths and projections matter little.
+    # With this many ids, rounded widths and projections matter little.
     counts = 1e9 / np.arange(1, 100_001)
     plan = md_plan(counts, 512, max_parameters=10_000_000, alpha=0.5)
     edges = np.cumsum(plan["block_sizes"])[:-1]
@@ -473,15 +473,15 @@ def test_md_plan_follows_the_alpha_power_rule():
     np.testing.assert_allclose(counts[edges[:-1]] / counts[edges[1:]], 4, rtol=0.01)
 
 
-def test_ids_that_never_occur_get_rows_the_others_do_not_need():
+def test_ids_that_never_occur_get_the_rest_of_the_budget():
     plan = md_plan([9, 9, 0, 0, 0], 8, max_parameters=2 * 8 + 3 + 8, widths=[8, 1])
     assert (plan["block_sizes"], plan["block_dims"]) == ([2, 3], [8, 1])
-    # The rest of the budget goes to them in order, as much as there is.
+    # They get the rest of the budget in order, until it is spent.
     plan = md_plan([9, 9, 0, 0, 0], 8, max_parameters=3 * 8 + 2 + 8, widths=[8, 1])
     assert (plan["block_sizes"], plan["block_dims"]) == ([3, 2], [8, 1])
 
 
-def test_an_alpha_that_no_float_could_stand():
+def test_an_alpha_near_0_or_1():
     counts = range(1000, 0, -1)
     plan = md_plan(counts, 64, max_parameters=16_000, alpha=1e-4)
     assert plan["block_dims"][-1] >= 8
@@ -496,7 +496,7 @@ def test_md_plan_of_ten_million_ids():
     assert 49_999_000 < md_parameters(**plan) <= 50_000_000
 
 
-def test_the_widest_default_widths_are_twelve():
+def test_the_default_widths_are_the_greatest_12():
     plan = md_plan([1] * 10, 2**14, max_parameters=8 * 10 + 8 * 2**14)
     assert plan["block_dims"] == [8]
     with pytest.raises(ValueError, match="at least 131152"):
@@ -525,7 +525,7 @@ def test_the_widest_default_widths_are_twelve():
         ({"widths": [9, 4]}, ValueError, r"`widths` .* widths=\[9, 4\], output_dim=8"),
         ({"widths": [4, 0]}, ValueError, r"`widths\[1\]` must be .* widths\[1\]=0"),
         ({"widths": 4}, TypeError, "`widths` must be a sequence"),
-        ({"output_dim": 20, "widths": range(1, 14)}, ValueError, "`widths` .* 12 at"),
+        ({"output_dim": 20, "widths": range(1, 14)}, ValueError, "`widths` .*most 12"),
         ({"max_parameters": 1e5}, TypeError, "`max_parameters` .*=100000.0"),
         ({"max_parameters": 0}, ValueError, "`max_parameters` must be a positive"),
     ],
@@ -538,7 +538,7 @@ def test_md_plan_with_bad_arguments(changes, error, message):
 
 def test_block_bytes_by_hand():
     assert block_bytes(1000, 1) == 0
-    # 4 chunks: 32 bytes for each bit of an id, 4 for where it begins; 28 bits empty.
+    # 4 chunks: 32 bytes for each bit of an id, 4 for where it starts; 28 bits empty.
     assert block_bytes(1000, 2) == 4 * (32 + 4) + 3
     assert block_bytes(1000, 5) == 4 * (3 * 32 + 4) + 3
     assert block_bytes(256, 16) == 4 * 32 + 4

@@ -55,7 +55,7 @@ def test_low_rank_error_by_popularity(ids, dim, seed):
 
 
 def best_affine_error(table, dim, popularity, seed):
-    """Find it the long way: by least squares on one side after the other."""
+    """Find the error by alternating least squares."""
     roots = np.sqrt(popularity)[:, None]
     rows = random_table(len(table), dim, seed)
     for _ in range(2000):
@@ -85,7 +85,7 @@ def test_low_rank_recovers_a_table_of_that_rank(popularity, use_bias):
     np.testing.assert_allclose(widened(*result), table, atol=1e-12)
 
 
-def test_low_rank_keeps_a_direction_that_is_weak_but_there():
+def test_low_rank_keeps_a_weak_direction():
     table = random_table(50, 2) * [1, 1e-10] @ random_table(2, 8, seed=1)
     remainder = table - widened(*low_rank(table, 2))
     assert np.abs(remainder).max() < 1e-14
@@ -108,7 +108,7 @@ def test_low_rank_gives_ids_that_never_occur_their_best_row():
     popularity[::3] = 0
     rows, projection, bias = low_rank(table, 3, popularity, use_bias=True)
     np.testing.assert_allclose(rows, (table - bias) @ projection.T, atol=1e-12)
-    # They have no say in the projection, but for what nobody else has a use for.
+    # They change the projection only in directions that no other id needs.
     occur = popularity > 0
     alone = low_rank(table[occur], 3, popularity[occur], use_bias=True)
     np.testing.assert_allclose(projection, alone[1], atol=1e-6)
@@ -138,7 +138,7 @@ def test_low_rank_makes_no_copy_of_the_table(monkeypatch):
     assert peak < 0.5 * table.nbytes
 
 
-def test_the_sign_of_a_projection_is_settled():
+def test_the_sign_of_a_projection_is_fixed():
     table = random_table(9, 5)
     _, projection = low_rank(table, 3)
     assert (projection.max(axis=1) == np.abs(projection).max(axis=1)).all()
@@ -153,7 +153,7 @@ def test_same_arguments_same_result():
 
 
 @pytest.mark.parametrize("unit", [1e-300, 1000, 1e300])
-def test_popularity_has_any_unit(unit):
+def test_only_ratios_of_popularity_matter(unit):
     table, popularity = random_table(18, 4), random_popularity(18)
     first = low_rank(table, 2, popularity, True)
     second = low_rank(table, 2, unit * popularity, True)
@@ -162,7 +162,7 @@ def test_popularity_has_any_unit(unit):
 
 
 @pytest.mark.parametrize("popularity", [[0] * 18, [7] * 18])
-def test_popularity_without_differences_is_as_good_as_none(popularity):
+def test_equal_popularity_is_the_same_as_none(popularity):
     table = random_table(18, 4)
     alike, without = low_rank(table, 2, popularity), low_rank(table, 2)
     for one, other in zip(alike, without, strict=True):
@@ -219,7 +219,7 @@ def test_bad_dim(dim, error, message):
         low_rank(np.ones((6, 4)), dim)
 
 
-def test_principal_axes_keep_the_products_and_part_with_nothing_else():
+def test_principal_axes_keep_the_products_and_are_orthogonal():
     rng = np.random.default_rng(0)
     users, movies = rng.normal(size=(30, 4)), rng.normal(size=(20, 4))
     movies[:, 3] = movies[:, 0]  # rank 4 still: the users' columns differ
@@ -240,11 +240,11 @@ def test_principal_axes_keep_the_products_and_part_with_nothing_else():
 
 
 def test_principal_axes_of_one_table_leave_it_as_it_is():
-    """Whatever says how much its errors count."""
+    """With any matrix that says how much its errors count."""
     table, counts = random_table(30, 4), random_table(4, 4, seed=1)
     turn, back = principal_axes(weighted_triangle(table, np.ones(30)), counts)
     np.testing.assert_allclose(table @ turn @ back.T, table, atol=1e-9)
-    # Errors in its columns count apart from each other, the first one most.
+    # Errors of different columns count separately, those of the first column most.
     gram = back.T @ counts.T @ counts @ back
     np.testing.assert_allclose(gram, np.diag(np.diag(gram)), atol=1e-9)
     assert (np.diff(np.diag(gram)) < 0).all()
@@ -259,8 +259,8 @@ def test_even_steps_is_near_the_best_uniform_quantiser():
     )
 
 
-def tried_one_after_another(values, weights, bits):
-    """Return the best steps, found the long way: every range rounds every number."""
+def best_steps_by_brute_force(values, weights, bits):
+    """Return the best steps, found by rounding every number in every range."""
     shares, top, tried = weights / weights.sum(), 2**bits - 1, []
     centre = shares @ values
     for share in np.geomspace(0.1, 1, 24):
@@ -277,13 +277,13 @@ def tried_one_after_another(values, weights, bits):
 
 
 @given(st.integers(1, 8), seeds)
-def test_even_steps_are_those_of_all_ranges_that_round_least(bits, seed):
+def test_even_steps_agree_with_a_brute_force_search(bits, seed):
     table, weights = random_table(400, 2, seed), random_popularity(400, seed)
     weights /= weights.max()
     offsets, scales, errors = even_steps(table, [[0], [bits]], weights)
     for j, values in enumerate(table.T):
         found = errors[1, j], offsets[1, j], scales[1, j]
-        expected = tried_one_after_another(values, weights, bits)
+        expected = best_steps_by_brute_force(values, weights, bits)
         np.testing.assert_allclose(found, expected, rtol=1e-9)
         mean = np.average(values, weights=weights)
         found = errors[0, j], offsets[0, j]

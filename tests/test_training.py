@@ -61,11 +61,11 @@ class Plain(keras.Model):
 @pytest.mark.parametrize(
     "settings",
     [
-        Settings(0.01, "cosine", epochs=3),  # 1,600 ratings: 12 batches and a rest
+        Settings(0.01, "cosine", epochs=3),  # 1,600 ratings: 12.5 batches
         Settings(0.01, epochs=2, batch_size=np.int64(100), l2=0.05, huber_delta=0.1),
         Settings(0.01, epochs=2, batch_size=4000),
     ],
-    ids=["cosine", "no rest, l2, Huber", "less than a batch"],
+    ids=["cosine", "full batches, l2, Huber", "less than a batch"],
 )
 def test_train_equals_fit(data, settings):
     assert len(data.train) == 1600
@@ -103,8 +103,8 @@ def test_an_unknown_schedule():
         Settings(schedule="linear")
 
 
-def test_what_was_compiled_serves_models_that_are_alike(data):
-    """They share none of their weights and slots, and no other model is served."""
+def test_models_of_the_same_kind_share_a_compiled_function(data):
+    """They share no weights or slots. Other models and settings are compiled again."""
     compiled, models, histories = {}, [], []
     for rate in (0.02, 0.01, 0.01):
         keras.utils.set_random_seed(1)
@@ -122,7 +122,7 @@ def test_what_was_compiled_serves_models_that_are_alike(data):
 
 
 class Doubled(keras.layers.Layer):
-    """A reader's own layer, which Keras has not been told of."""
+    """A custom layer that is not registered with Keras."""
 
     def __init__(self, input_dim, output_dim, **kwargs):
         super().__init__(**kwargs)
@@ -142,7 +142,7 @@ class Doubled(keras.layers.Layer):
         }
 
 
-def test_a_readers_own_layer_is_trained(data):
+def test_a_custom_layer_is_trained(data):
     model = dot_product_model(Doubled(60, 4), Doubled(50, 4))
     before = evaluate(model, data.validation)["mse"]
     history = train(model, data, Settings(0.05, epochs=3))
@@ -193,7 +193,7 @@ def test_an_experiment_is_reproducible_and_becomes_a_row(data, capsys):
     assert expected.items() <= row.items()
 
 
-def test_a_model_can_be_chosen_without_a_look_at_the_evaluation_part(data):
+def test_measure_can_leave_out_the_evaluation_part(data):
     result = measure("b", bias_model(60, 50), data, evaluation=False, verbose=False)
     assert (result.mse, result.mae, result.seconds) == (None, None, None)
     assert result.val_mse > 0
@@ -210,7 +210,7 @@ def test_an_epoch_can_be_printed(data, capsys):
 
 
 def test_many_models_in_a_row_train_without_a_warning(data, caplog, monkeypatch):
-    monkeypatch.setattr(tf.get_logger(), "propagate", True)  # for caplog to hear it
+    monkeypatch.setattr(tf.get_logger(), "propagate", True)  # for caplog to get it
     for _ in range(6):
         train(bias_model(60, 50), data, SHORT)
     assert caplog.messages == []
@@ -251,7 +251,7 @@ def test_summary():
     assert list(single) == ["parameters", "weights, kB", "training, kB", "MSE", "MAE"]
 
 
-def test_results_and_their_rows_are_summed_up_alike(data):
+def test_results_and_their_rows_have_the_same_summary(data):
     results = [
         measure("b", bias_model(60, 50), data, seed=seed, verbose=False)
         for seed in (0, 1)

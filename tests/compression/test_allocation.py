@@ -53,7 +53,7 @@ def test_bits_go_where_they_are_worth_most():
 @pytest.mark.parametrize("max_bytes", range(10, 60, 5))
 @pytest.mark.parametrize("num_blocks", [1, 2])
 def test_an_exhaustive_search_finds_no_better_bits(max_bytes, num_blocks):
-    """A bit takes the same in all columns, and is worth less than the one before."""
+    """A bit costs the same in all columns, and gains less than the bit before."""
     rng = np.random.default_rng(max_bytes)
     errors = [rng.random((2, 1)) * 4.0 ** -np.arange(6) for _ in range(num_blocks)]
     rows = [40] * num_blocks
@@ -71,7 +71,7 @@ def test_an_exhaustive_search_finds_no_better_bits(max_bytes, num_blocks):
     assert mine == pytest.approx(best)
 
 
-def test_a_block_takes_a_bit():
+def test_every_block_gets_a_bit():
     errors = [np.array([[4.0, 1.0]])] * 2
     assert plan_bits(errors, [16, 8], max_bytes=3)[0] == [[1], [1]]
     assert plan_bits(errors, [16, 8], max_bytes=2) == (None, np.inf)
@@ -100,7 +100,7 @@ def used(plan):
 
 
 def groups():
-    """A pair of tables, and one alone, with several ways to hold each."""
+    """Return a pair of tables and a single table, with several ways to hold each."""
     pairs = [
         {"one": layout(90, 6, cuts), "two": layout(60, 6, (), in_order, seed=1)}
         for cuts, in_order in (((), True), ((20,), True), ((20, 50), False))
@@ -122,7 +122,7 @@ def test_the_least_budget_is_enough_and_less_is_refused():
         allocate(groups(), 1)
     least = int(re.search(r"at least (\d+)", str(refused.value))[1])
     assert used(allocate(groups(), least)) <= least
-    match = f"at least {least + 9}: 9 for what.*Received: max_bytes={least + 8}"
+    match = f"at least {least + 9}: 9 for weights.*Received: max_bytes={least + 8}"
     with pytest.raises(ValueError, match=match):
         allocate(groups(), least + 8, reserved=9)
 
@@ -134,7 +134,7 @@ def test_tables_of_a_pair_keep_the_same_columns():
     assert columns[0] < 6
 
 
-def test_columns_that_hold_nothing_cost_nothing():
+def test_columns_without_bits_are_left_out():
     """They would have an offset and a scale in each block."""
     rng = np.random.default_rng(0)
     table = rng.normal(size=(90, 6)) * [1, 1, 1e-4, 1e-4, 1e-4, 1e-4]

@@ -14,7 +14,7 @@ SIZES = {"user": 120, "movie": 90}
 
 @pytest.fixture(scope="module")
 def x():
-    """Ids, the first of which occur most."""
+    """Return ids; the first ones occur most often."""
     rng = np.random.default_rng(0)
     return {
         name: (size * rng.random(3000) ** 2).astype("int32")
@@ -23,7 +23,7 @@ def x():
 
 
 def made(columns=6, scale=0.8, **kwargs):
-    """A model whose scores have some directions that are weaker than others."""
+    """Return a model in which some directions of the scores are weaker than others."""
     rng = np.random.default_rng(columns)
     tables = [layers.Embedding(size, columns, **kwargs) for size in SIZES.values()]
     model = dot_product_model(*tables, biases=True)
@@ -51,7 +51,7 @@ def stored_bytes(model):
     return num_bytes(pack(model))
 
 
-def test_it_makes_the_most_of_a_budget_and_never_exceeds_it(model, x):
+def test_it_uses_a_budget_and_never_exceeds_it(model, x):
     changes = []
     for max_bytes in (460, 700, 1000, 1400):
         small = compress(model, x, max_bytes, num_blocks=2)
@@ -61,7 +61,7 @@ def test_it_makes_the_most_of_a_budget_and_never_exceeds_it(model, x):
     assert changes[0] > 10 * changes[-1]
 
 
-def test_it_is_better_than_the_same_bits_for_all(model, x):
+def test_it_is_better_than_the_same_bits_for_all_columns(model, x):
     alike = [
         LowBitEmbedding.from_embedding(layer, bits=3)
         for layer in embeddings_of(model).values()
@@ -72,7 +72,7 @@ def test_it_is_better_than_the_same_bits_for_all(model, x):
     assert change(small, model, x) < change(alike, model, x) / 2
 
 
-def test_an_output_that_hangs_on_one_table_more_gives_it_more_bits(x):
+def test_a_table_that_changes_the_outputs_more_gets_more_bits(x):
     """The outputs of the second table count 100 times as much."""
     inputs = {name: keras.Input((), dtype="int32", name=name) for name in SIZES}
     tables = [layers.Embedding(size, 4, "normal") for size in SIZES.values()]
@@ -86,7 +86,7 @@ def test_an_output_that_hangs_on_one_table_more_gives_it_more_bits(x):
     assert widths[1] > widths[0] + 4
 
 
-def test_what_each_layer_keeps(x):
+def test_layers_keep_their_arguments(x):
     kept = {
         "activity_regularizer": keras.regularizers.L2(0.01),
         "embeddings_regularizer": keras.regularizers.L1(0.001),
@@ -147,7 +147,7 @@ def test_a_tiny_table_is_left_as_it_is(x):
 
 
 def forms(x, y):
-    """The same examples in all forms, in batches of 500."""
+    """Return the same examples in all forms, in batches of 500."""
     starts = range(0, len(y), 500)
     batches = [
         ({k: v[i : i + 500] for k, v in x.items()}, y[i : i + 500]) for i in starts
@@ -178,7 +178,7 @@ def forms(x, y):
     return found
 
 
-def test_all_forms_of_examples_are_alike(model, x):
+def test_all_forms_of_examples_give_the_same_result(model, x):
     plain = compress(model, x, 700, 1, 500).get_weights()
     for examples in forms(x, np.zeros(3000, "float32")).values():
         found = compress(model, examples, 700, 1, 500).get_weights()
@@ -188,7 +188,7 @@ def test_all_forms_of_examples_are_alike(model, x):
 
 def test_it_shows_progress_if_asked(model, x, capsys):
     compress(model, x, 700)
-    assert not capsys.readouterr().out  # which is no terminal
+    assert not capsys.readouterr().out  # stdout is not a terminal
     compress(model, x, 700, verbose=1)
     shown = capsys.readouterr().out
     assert "Measuring slopes" in shown and "3/3" in shown and "Choosing bits" in shown
@@ -225,7 +225,7 @@ def test_weights_that_it_refuses(x, scale, message):
 
 
 class Scaled(layers.Layer):
-    """A layer that no config tells how to make."""
+    """A layer that cannot be made from its config."""
 
     def __init__(self, factor):
         super().__init__()
@@ -299,7 +299,7 @@ def test_models_that_it_refuses(make, message):
 
 
 def test_an_embedding_inside_a_layer_is_copied(x):
-    """Where another one can be compressed."""
+    """The other embedding is compressed."""
     ids = keras.Input((), dtype="int32")
     model = keras.Model(ids, layers.Embedding(120, 4)(ids) * Wrapped()(ids))
     small = compress(model, x["movie"], 1900)
@@ -327,7 +327,7 @@ def test_the_average_of_models_has_the_average_of_their_scores(x, biases):
     assert stored_bytes(compress(mean, x, 400, num_blocks=1)) <= 400
 
 
-def test_what_cannot_be_averaged(model):
+def test_models_that_cannot_be_averaged(model):
     tables = [layers.Embedding(9, 2) for _ in range(2)]
     with pytest.raises(ValueError, match=r"`models` must be one or more .*'user': 9"):
         average([model, dot_product_model(*tables)])

@@ -49,7 +49,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_is_fit(case):
+def test_it_equals_fit(case):
     """In one batch, the order of the examples makes no difference."""
     build, examples = CASES[case]
     models = [build(), build()]
@@ -65,14 +65,14 @@ def test_it_is_fit(case):
 
 
 @pytest.mark.skipif(not COMPILES, reason="the loop is compiled on TensorFlow alone")
-def test_what_fills_no_batch_is_left_out():
-    """60 of 64 examples, in batches of 10, and not the same in each epoch."""
+def test_an_incomplete_batch_is_left_out():
+    """In batches of 10, 60 of 64 examples are used, not the same in each epoch."""
     model = plain()
     model.get_layer("out").trainable = False
     model.set_weights([np.zeros((20, 3)), np.ones((3, 1)), np.zeros(1)])
     # Each look-up raises a row's numbers by a tenth of the learning rate.
     model.compile(keras.optimizers.SGD(10.0), lambda labels, outputs: -outputs)
-    run = epoch_function(model, (X, Y), np.int64(10))  # as in a row of a table
+    run = epoch_function(model, (X, Y), np.int64(10))  # as in a row of a DataFrame
     counts = []
     for _ in range(4):
         before = model.get_weights()[0]
@@ -98,18 +98,18 @@ class Pairs(keras.utils.PyDataset):
 
 
 FALLBACKS = {
-    "a layer that XLA knows not": (lookup, (X, Y), {}),
+    "a layer that XLA cannot compile": (lookup, (X, Y), {}),
     "an eager model": (plain, (X, Y), {"run_eagerly": True}),
     "a dataset": (plain, (Pairs(),), {}),
 }
 
 
 @pytest.mark.parametrize("case", FALLBACKS)
-def test_what_is_not_compiled_is_fit(case, monkeypatch):
+def test_fit_is_used_if_nothing_can_be_compiled(case, monkeypatch):
     build, examples, options = FALLBACKS[case]
-    if case == "a layer that XLA knows not" and not COMPILES:
-        pytest.skip("integer lookups are no part of a compiled model there")
-    monkeypatch.setattr(epochs, "_compiled", None)  # is not called
+    if case == "a layer that XLA cannot compile" and not COMPILES:
+        pytest.skip("on other backends, a compiled model has no integer lookups")
+    monkeypatch.setattr(epochs, "_compiled", None)  # must not be called
     model = build()
     model.compile(keras.optimizers.SGD(0.1), "mse", **options)
     run = epoch_function(model, examples, 16)
@@ -119,7 +119,7 @@ def test_what_is_not_compiled_is_fit(case, monkeypatch):
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
 def test_all_kinds_of_weights_are_trained(policy):
-    """Also what is no gradient: moving means, a random state, a scale of the loss."""
+    """Also those without gradients: moving means, a random state, the loss scale."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [

@@ -12,11 +12,11 @@ def sizes(examples, batch_size=4):
     return [len(x) for x, *_ in batches(examples, batch_size)]
 
 
-def test_the_last_batch_holds_what_is_left():
+def test_the_last_batch_holds_the_remaining_examples():
     assert sizes(np.arange(10)) == [4, 4, 2]
 
 
-def test_what_is_not_there_is_none():
+def test_missing_labels_and_weights_are_none():
     x, y = np.arange(3), {"a": np.ones(3), "b": None}
     assert next(batches(x, 4))[1:] == (None, None)
     _, labels, weights = next(batches((x, y), 4))

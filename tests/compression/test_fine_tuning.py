@@ -9,7 +9,7 @@ from memembed.fine_tuning import _Trainer, loss_on
 from memembed.layers import LowBitEmbedding, PackedEmbedding
 
 BACKEND = keras.backend.backend()
-EAGER = BACKEND == "tensorflow"  # where it takes longer to compile than it saves
+EAGER = BACKEND == "tensorflow"  # there, compiling takes longer than it saves
 IDS = 60
 
 
@@ -34,7 +34,7 @@ def validation(labels):
 
 
 def made(labels, optimizer="sgd", noise=0.5, **kwargs):
-    """A model whose first column is near the labels."""
+    """Return a model whose first column is near the labels."""
     rng = np.random.default_rng(3)
     table = layers.Embedding(IDS, 4, **kwargs)
     model = keras.Sequential(
@@ -52,7 +52,7 @@ def schedule():
     return keras.optimizers.Adam(rate)
 
 
-# Nadam has a variable that does not begin with 0.
+# Nadam has a variable that does not start at 0.
 @pytest.mark.parametrize("optimizer", [schedule, keras.optimizers.Nadam])
 def test_it_is_better_than_without_training(labels, examples, validation, optimizer):
     model = made(labels, optimizer())
@@ -74,7 +74,7 @@ def test_it_is_better_than_without_training(labels, examples, validation, optimi
 
 
 def test_it_is_never_worse_than_without_training(labels, validation):
-    """What is to be learned is the opposite of what is right."""
+    """The training labels are the opposite of the validation labels."""
     model = made(labels, noise=0.0)
     model.compile(keras.optimizers.SGD(1.0), "mse", run_eagerly=EAGER)
     wrong = data(400, -labels, 1)
@@ -84,8 +84,8 @@ def test_it_is_never_worse_than_without_training(labels, validation):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_score_of_ones_own(labels, examples, validation):
-    """The least is where no number is large, whatever the labels."""
+def test_a_custom_score(labels, examples, validation):
+    """It is least for small embeddings, whatever the labels."""
     asked = []
 
     def score(model):
@@ -179,7 +179,7 @@ def test_loss_on_is_what_evaluate_returns_without_penalties(labels, validation):
 
 
 def test_mixed_precision_and_a_table_of_zeros(labels, examples, validation):
-    """Whose optimizer scales the loss, and where there is nothing to penalise."""
+    """The optimizer scales the loss, and there is nothing to penalise."""
     model = made(labels, "adam", dtype="mixed_float16")
     model.layers[0].set_weights([np.zeros((IDS, 4))])
     ids = model.inputs[0]
@@ -191,7 +191,7 @@ def test_mixed_precision_and_a_table_of_zeros(labels, examples, validation):
     assert loss_on(tuned, validation, 1024) < start
 
 
-def test_what_is_refused(labels, examples, validation):
+def test_bad_arguments(labels, examples, validation):
     model = made(labels)
     x, _ = examples
     with pytest.raises(ValueError, match="`examples` must hold labels"):
@@ -210,8 +210,8 @@ def test_what_is_refused(labels, examples, validation):
 
 
 @pytest.mark.parametrize("eagerly", [True, False])
-def test_a_penalty_replaces_that_of_before(labels, examples, validation, eagerly):
-    """Also where the step is compiled: once for all penalties, or for each."""
+def test_a_new_penalty_replaces_the_old_one(labels, examples, validation, eagerly):
+    """Also if the step is compiled: once for all penalties, or for each."""
     model = made(labels, activity_regularizer=keras.regularizers.L2(5.0))
     model.compile("sgd", "mse", run_eagerly=eagerly)
     trainer = _Trainer(model, examples, validation, lambda model: 0, 400, 1)

@@ -55,8 +55,8 @@ def test_measure_against_the_jacobian(units, rtol):
     assert not pairs
 
 
-def test_padding_that_is_masked_counts_for_nothing():
-    """The mean of n embeddings, times a kernel: slopes are the kernel by n."""
+def test_masked_padding_has_weight_0():
+    """For the mean of n embeddings, times a kernel, slopes are the kernel / n."""
     (ids,) = inputs = tensors((4,))
     table = layers.Embedding(6, 3, mask_zero=True)
     dense = layers.Dense(1)
@@ -69,7 +69,7 @@ def test_padding_that_is_masked_counts_for_nothing():
 
 
 def test_all_look_ups_of_a_shared_table_count():
-    """Of outputs that are twice the one's sum and the other's."""
+    """Outputs are twice the sum of one embedding, plus the sum of the other."""
     one, other = inputs = tensors((), ())
     table = layers.Embedding(6, 3)
     model = keras.Model(inputs, ops.sum(2 * table(one) + table(other), -1))
@@ -109,7 +109,7 @@ def with_third(join):
         with_third(lambda a, b, c: ops.sum(a * b, -1) + ops.sum(ops.tanh(c), -1)),
     ],
 )
-def test_pairs_that_meet_in_products(model):
+def test_pairs_that_are_used_only_in_dot_products(model):
     x = [rng.integers(30, size=50) for _ in model.inputs]
     if isinstance(model.input, dict):
         x = dict(zip(model.input, x, strict=True))
@@ -130,7 +130,7 @@ def test_pairs_that_meet_in_products(model):
         with_third(lambda a, b, c: ops.sum(a * b, -1) + ops.sum(a * c, -1)),
     ],
 )
-def test_tables_that_meet_elsewhere_too(model):
+def test_tables_that_are_also_used_elsewhere_are_no_pair(model):
     x = [rng.integers(30, size=50) for _ in model.inputs]
     if isinstance(model.input, dict):
         x = dict(zip(model.input, x, strict=True))

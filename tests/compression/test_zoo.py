@@ -16,13 +16,13 @@ from memembed.rebuild import embeddings_in
 
 BACKEND = keras.backend.backend()
 EXAMPLES = 600
-EAGER = BACKEND == "tensorflow"  # where it takes longer to compile than it saves
+EAGER = BACKEND == "tensorflow"  # there, compiling takes longer than it saves
 normal = partial(keras.initializers.RandomNormal, 1.0)
 
 
 @dataclass
 class Case:
-    """A model, and what it is trained on."""
+    """A model, and the examples that it is trained on."""
 
     model: keras.Model
     x: object
@@ -47,7 +47,7 @@ def case(make):
 
 
 def ids_of(size, *shape, seed=0):
-    """Ids, the first of which occur most."""
+    """Return ids; the first ones occur most often."""
     draws = np.random.default_rng(seed).random((EXAMPLES, *shape))
     return (size * draws**2).astype("int32")
 
@@ -57,17 +57,17 @@ def embedding(input_dim, output_dim, **kwargs):
 
 
 def of_one_input(layer, *more, shape=()):
-    """A sequential model of layers."""
+    """Return a sequential model of these layers."""
     return keras.Sequential([keras.Input(shape, dtype="int32"), layer, *more])
 
 
 def score(rows):
-    """What follows an embedding: a few directions of it count."""
+    """Return outputs that depend on a few directions of the embeddings."""
     return layers.Dense(1)(layers.Dense(4, "tanh")(rows))
 
 
 def pair(**shared):
-    """A dot product of two tables."""
+    """Return a dot product of two tables, and examples for it."""
     tables = embedding(300, 8, **shared), embedding(200, 8, **shared)
     x = {"user": ids_of(300), "movie": ids_of(200, seed=1)}
     return dot_product_model(*tables), x
@@ -150,7 +150,7 @@ def mlp():
 
 @case
 def two_towers():
-    def loss(y_true, y_pred):  # not registered, and of a square of scores
+    def loss(y_true, y_pred):  # not registered, and takes a matrix of scores
         return ops.logsumexp(y_pred, axis=1) - ops.diagonal(y_pred)
 
     _, x = pair()
@@ -198,7 +198,7 @@ def frozen():
 
 @case
 def regularized_and_constrained():
-    """Where turning the tables would break the constraint."""
+    """Turning the tables would break the constraint."""
     return Case(
         *pair(
             activity_regularizer=keras.regularizers.L2(0.01),
@@ -227,7 +227,7 @@ def float16():
 
 @case
 def float_ids():
-    """As those of a `keras.Input` without a dtype."""
+    """Like the ids of a `keras.Input` without a dtype."""
     more = [embedding(3000, 8, dtype="mixed_float16"), layers.Dense(1)]
     return Case(keras.Sequential([keras.Input(()), *more]), ids_of(3000) + 0.0)
 
@@ -252,7 +252,7 @@ def ids_in_any_order():
 
 
 class Doubled(keras.Model):
-    """A model that counts each loss twice, and its steps."""
+    """A functional model with its own training step, which counts the steps."""
 
     steps = 0
 
@@ -270,7 +270,7 @@ def functional_subclass():
 
 @case
 def unregistered_losses():
-    """In the model, and in one that is nested in it."""
+    """In the model, and in a model that is nested in it."""
 
     def loss(y_true, y_pred):
         return ops.mean(ops.abs(y_true - y_pred), axis=-1)
@@ -314,7 +314,7 @@ if BACKEND == "tensorflow":
 
 @pytest.fixture(params=ZOO)
 def kind(request):
-    # A seed of its own, or a case would depend on which others run.
+    # Each case has its own seed, so it does not depend on which other cases run.
     keras.utils.set_random_seed(zlib.crc32(request.param.encode()))
     return request.param
 
@@ -335,7 +335,7 @@ def all_layers(model):
 
 
 def names(model):
-    """The names of layers, but for inputs, which Keras gives new ones."""
+    """Return the names of layers, except inputs, which Keras renames."""
     return [
         each.name
         for each in all_layers(model)
@@ -344,7 +344,7 @@ def names(model):
 
 
 def state(model, x):
-    """All of a model that compressing it might change."""
+    """Return everything in a model that compressing it might change."""
     return {
         "outputs": outputs(model, x),
         "weights": model.get_weights(),
@@ -378,12 +378,12 @@ def test_compress_train_pack_save_and_load(kind, tmp_path):
     max_bytes = others + tables // 10
     small = compress(model, case.x, max_bytes)
 
-    # The budget is used, and kept.
+    # The budget is used, and not exceeded.
     size = num_bytes(pack(small))
     assert size <= max_bytes
     assert size - others > 0.9 * (max_bytes - others)
 
-    # The model is as before, and what came of it is much like it.
+    # The model is unchanged, and the small model has similar outputs.
     assert same(state(model, case.x), before)
     found = outputs(small, case.x)
     correlations = [
@@ -410,7 +410,7 @@ def test_compress_train_pack_save_and_load(kind, tmp_path):
     for one, other in zip(outputs(small, case.x), found, strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4)
     if kind == "lambdas":
-        return  # which Keras does not load in safe mode
+        return  # Keras does not load them in safe mode
     packed.save(tmp_path / "small.keras")
     loaded = keras.saving.load_model(
         tmp_path / "small.keras", case.custom_objects, safe_mode=True
