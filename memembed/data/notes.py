@@ -1,20 +1,20 @@
-"""Notes to the reader: on the page in a notebook, a warning anywhere else."""
+"""Notes to the reader: text in a notebook, a warning elsewhere."""
 
 import sys
 import warnings
 
 
 def in_notebook():
-    """Tell whether the code runs in a Jupyter kernel."""
+    """Return whether the code runs in a Jupyter kernel."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return getattr(shell, "kernel", None) is not None
 
 
 def announce(headline, details):
-    """Show a note: `**headline**details` on a page, `headline` and `details` elsewhere.
+    """Show a note in a notebook, its headline in bold; elsewhere, give a warning.
 
-    A warning points to the caller of the function that called the caller of this one.
+    The warning points 3 calls up, to the code that called the public function.
     """
     if in_notebook():
         from IPython.display import Markdown, display
