@@ -1,4 +1,4 @@
-"""Progress of long work, shown where somebody watches it."""
+"""Progress of long work, shown where somebody sees it."""
 
 import os
 import sys
@@ -9,17 +9,17 @@ OPENED_BY_A_READER = ("JPY_SESSION_NAME", "COLAB_RELEASE_TAG")
 
 
 def in_notebook():
-    """Tell whether the code runs in a Jupyter kernel."""
+    """Return whether the code runs in a Jupyter kernel."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return getattr(shell, "kernel", None) is not None
 
 
 def is_watched(stream):
-    """Tell whether a reader sees now what is written to a stream.
+    """Return whether a reader sees what is written to a stream.
 
-    So it is in a terminal, and in a notebook that is open in JupyterLab or Colab. It is
-    not in a log, nor in a notebook that is run for the book.
+    True for a terminal, and for a notebook that is open in JupyterLab or Colab. False
+    for a log, and for a notebook that is executed for the book.
 
     Args:
         stream: `sys.stdout` or `sys.stderr`.
@@ -30,7 +30,7 @@ def is_watched(stream):
 
 
 def bar(items=None, desc=None, **options):
-    """Return a bar of `tqdm`, which is silent where nobody watches."""
-    from tqdm.auto import tqdm  # Keras needs no tqdm, so the layers do not either
+    """Return a `tqdm` bar, which prints nothing in logs and in the book."""
+    from tqdm.auto import tqdm  # only the chapters depend on it
 
     return tqdm(items, desc, disable=not is_watched(sys.stderr), **options)

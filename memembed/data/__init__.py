@@ -1,14 +1,14 @@
-"""MovieLens 1M, goodbooks-10k, a synthetic stand-in, and the way to arrays.
+"""MovieLens 1M, goodbooks-10k, a synthetic stand-in, and their use as arrays.
 
 Two environment variables decide where ratings and titles come from:
 
 - `MEMEMBED_DATA_DIR`: a folder that holds `ml-1m.zip`, or `ml-1m/ratings.dat` and
   `ml-1m/movies.dat`; and `goodbooks/ratings.csv.zip`.
-- `MEMEMBED_DATASET`: `ml-1m` to refuse the stand-in, for goodbooks-10k too,
-  `synthetic` to ask for it, `synthetic:130000` for one of that many ratings.
+- `MEMEMBED_DATASET`: `ml-1m` refuses the stand-in, for goodbooks-10k too,
+  `synthetic` asks for it, and `synthetic:130000` asks for 130,000 ratings of it.
 
-With neither set, a data set is downloaded once. Where that cannot be done, the
-stand-in takes its place, and a note or a warning says so.
+If neither is set, a data set is downloaded once. If that fails, the stand-in takes its
+place, and a note or a warning says so.
 """
 
 from memembed.data.loading import load_ratings, load_titles

@@ -1,4 +1,4 @@
-"""Downloads that are kept, and checked against their hash."""
+"""Downloads that are cached and checked against their hash."""
 
 import logging
 import sys
@@ -13,10 +13,11 @@ from memembed.progress import is_watched
 
 
 def download(url, sha256, folder):
-    """Return a file in the cache `folder`, downloading it if it isn't there whole.
+    """Return a file in the cache `folder`; download it if no complete copy is there.
 
     Raises:
-        FileNotFoundError: it cannot be had; the message is a clause saying why.
+        FileNotFoundError: it cannot be downloaded or cached. The message is a clause
+            that says why.
     """
     # Not needed to read a local file, and slow to import.
     from requests.exceptions import RequestException, SSLError
@@ -39,8 +40,8 @@ def download(url, sha256, folder):
         try:
             return retrieve()
         except SSLError:
-            # GroupLens's certificate has lapsed more than once. Only because the
-            # hash pins the content is it safe to go on without one.
+            # GroupLens's certificate has expired more than once. It is safe to continue
+            # without one, because the hash pins the content.
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Unverified HTTPS request")
                 return retrieve(verify=False)
@@ -51,7 +52,7 @@ def download(url, sha256, folder):
         reason = f"the cache folder {folder} could not be used ({type(error).__name__})"
         raise FileNotFoundError(reason) from error
     except ValueError as error:
-        reason = f"{url} sent something else (its SHA-256 differs)"
+        reason = f"{url} sent another file (its SHA-256 differs)"
         raise FileNotFoundError(reason) from error
     finally:
         logger.setLevel(level)
@@ -61,9 +62,9 @@ def _clear_leftovers(folder):
     """Delete the temporary files of downloads that were killed.
 
     Other processes may be downloading now. They write every few seconds, so a file
-    untouched for an hour is nobody's.
+    that has not changed for an hour belongs to none of them.
     """
     for file in folder.glob("tmp*"):
-        with suppress(OSError):  # another process may clear up at the same time
+        with suppress(OSError):  # another process may delete it at the same time
             if time.time() - file.stat().st_mtime > 3600:
                 file.unlink()

@@ -7,7 +7,7 @@ import pooch
 
 
 def local_copy(*places):
-    """Return the first of `places` that is in `$MEMEMBED_DATA_DIR`, or None."""
+    """Return the first of `places` that exists in `$MEMEMBED_DATA_DIR`, or None."""
     named = os.environ.get("MEMEMBED_DATA_DIR")
     if not named:
         return None
@@ -28,10 +28,10 @@ def local_copy(*places):
 
 
 def check_hash(path, sha256, url):
-    """Refuse a file that is not, byte for byte, the one at `url`."""
+    """Raise an error if a file is not, byte for byte, the one at `url`."""
     received = pooch.file_hash(path)
     if received != sha256:
         raise ValueError(
-            f"{path} is damaged or another archive: expected SHA-256 {sha256}, "
+            f"{path} is damaged, or is another archive: expected SHA-256 {sha256}, "
             f"received {received}. Delete it and download {url} again."
         )

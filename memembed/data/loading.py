@@ -1,4 +1,4 @@
-"""Which ratings and titles the chapters work on."""
+"""Load the ratings and titles that the chapters use."""
 
 import os
 import re
@@ -28,24 +28,24 @@ def load_ratings(dataset=None):
 
     goodbooks-10k is the first release of the ratings of Goodreads that Zygmunt Zając
     collected in 2017 (https://github.com/zygmuntz/goodbooks-10k, CC BY-SA 4.0):
-    979,478 ratings of 53,424 users on 10,000 books, about 100 a book.
+    979,478 ratings of 53,424 users on 10,000 books, about 100 per book.
 
     Args:
         dataset: `"goodbooks"` for goodbooks-10k. `"ml-1m"` for MovieLens 1M without a
-            stand-in. Defaults to MovieLens 1M, or the stand-in where it can't be had.
-            Where `MEMEMBED_DATASET` asks for the stand-in, it serves for all of them.
+            stand-in. Default: MovieLens 1M, or the stand-in if it is not available. If
+            `MEMEMBED_DATASET` asks for the stand-in, it replaces all of them.
 
     Returns:
-        A table of `user_id`, `movie_id` (int32) and `rating` (float32), one row a
-        rating. The ids of books are in `movie_id`, too, so that everything works on
-        them unchanged. Its `.attrs["dataset"]` is `"ml-1m"`, `"goodbooks"` or
+        A table of `user_id`, `movie_id` (int32) and `rating` (float32), one row per
+        rating. The ids of books are in `movie_id` too, so that the same code works for
+        them. Its `.attrs["dataset"]` is `"ml-1m"`, `"goodbooks"` or
         `"synthetic"`.
 
     Raises:
-        ValueError: `dataset` or `MEMEMBED_DATASET` is not understood, or a local file
-            is damaged, cut, or not the data set.
-        FileNotFoundError: `MEMEMBED_DATA_DIR` is no folder or holds a broken link, or
-            no copy can be had and `dataset` or `MEMEMBED_DATASET` is `"ml-1m"`.
+        ValueError: `dataset` or `MEMEMBED_DATASET` has an unknown value, or a local
+            file is damaged, incomplete, or not the data set.
+        FileNotFoundError: `MEMEMBED_DATA_DIR` is not a folder or has a broken link, or
+            there is no copy and `dataset` or `MEMEMBED_DATASET` is `"ml-1m"`.
 
     Example:
         >>> ratings = load_ratings()  # doctest: +SKIP
@@ -61,7 +61,7 @@ def load_ratings(dataset=None):
     wanted = _wanted()
     source = _SOURCES[dataset or "ml-1m"]
     headline = f"These ratings are synthetic, not {source.TITLE}"
-    follows = ", and so is every number that follows from them: "
+    follows = ", and so is every number computed from them: "
     if wanted.startswith("synthetic"):
         size = wanted.partition(":")[2]
         try:
@@ -77,7 +77,7 @@ def load_ratings(dataset=None):
 
 
 def load_titles():
-    """Load the titles of MovieLens 1M's films, or make up some for the stand-in.
+    """Load the titles of MovieLens 1M's films, or made-up titles for the stand-in.
 
     They are looked for where `load_ratings` looks for the ratings of MovieLens 1M: in
     `$MEMEMBED_DATA_DIR` as `ml-1m/movies.dat` or `ml-1m.zip`, and so on. MovieLens
@@ -85,8 +85,7 @@ def load_titles():
 
     Returns:
         A series of strings named `title`, indexed by `movie_id`. The titles of the
-        stand-in are "Movie 1", "Movie 2" and so on, and there is one for every id of
-        MovieLens 1M, too.
+        stand-in are "Movie 1", "Movie 2" and so on, one for every id of MovieLens 1M.
 
     Raises:
         ValueError: see `load_ratings`.
@@ -109,7 +108,7 @@ def load_titles():
 
 
 def _wanted():
-    """Return `$MEMEMBED_DATASET`, if it is understood."""
+    """Return `$MEMEMBED_DATASET`, and check its value."""
     wanted = os.environ.get("MEMEMBED_DATASET", "")
     if not re.fullmatch(r"(ml-1m|synthetic(:[0-9]+)?)?", wanted):
         raise ValueError(
@@ -120,14 +119,14 @@ def _wanted():
 
 
 def _insists(wanted):
-    """Return the setting that refuses the stand-in, or None if none does."""
+    """Return the setting that refuses the stand-in, or None if there is none."""
     return f"MEMEMBED_DATASET={wanted}" if wanted else None
 
 
 def _find(source, places, insists, headline, follows):
-    """Return a local, cached or downloaded file, or say why a stand-in serves.
+    """Return a local, cached or downloaded file, or announce the stand-in.
 
-    Where `insists`, a setting, refuses the stand-in, raise a FileNotFoundError.
+    If `insists` is a setting that refuses the stand-in, raise a FileNotFoundError.
     """
     path = local_copy(*places)
     if path is not None:

@@ -1,4 +1,4 @@
-"""MovieLens 1M: where it lies, and its form."""
+"""MovieLens 1M: where to find it, and how to read it."""
 
 import io
 import re
@@ -22,21 +22,21 @@ TITLES = ("ml-1m/movies.dat", "ml-1m.zip")
 # backtracking, a million lines take four times as long and 300 MB.
 _LINES = re.compile(rb"(?:[1-9]\d{0,8}+::[1-9]\d{0,8}+::[1-5]::\d++\r?\n)*+")
 
-# A title, or another one in parentheses, that ends in its article.
+# A title, or a second title in parentheses, that ends in its article.
 _ARTICLE_LAST = re.compile(
     r"([^()]+), (The|An?|Das|De[rt]|Die|El|Il?|La|Les?|L'|O)(?= \(|\))"
 )
 
 
 def read(path):
-    """Read the ratings or the archive, and make sure that all ratings are there."""
+    """Read the ratings or the archive, and check that all ratings are there."""
     with _unpacked(path, "ratings.dat").open("rb") as file:
         ratings = read_ratings(file)
     counts = len(ratings), ratings.user_id.nunique(), ratings.movie_id.nunique()
     if counts != COUNTS:
         form = "{:,} ratings of {:,} users and {:,} movies"
         raise ValueError(
-            f"{path} is cut or not {TITLE}: expected {form.format(*COUNTS)}, "
+            f"{path} is incomplete or not {TITLE}: expected {form.format(*COUNTS)}, "
             f"received {form.format(*counts)}."
         )
     ratings.attrs["dataset"] = "ml-1m"
@@ -44,20 +44,20 @@ def read(path):
 
 
 def read_titles(path):
-    """Read the titles or the archive, as a dict from the movies' ids."""
+    """Read the titles or the archive, and return a dict from movie ids to titles."""
     content = _unpacked(path, "movies.dat").read_text(encoding="latin-1")
     lines = re.findall(r"^([1-9]\d{0,8})::(.+)::", content, re.MULTILINE)
     titles = {int(movie): _article_first(title) for movie, title in lines}
     if len(titles) != NUM_TITLES:
         raise ValueError(
-            f"{path} is damaged, cut or not {TITLE}: expected {NUM_TITLES:,} lines of "
-            f"movie::title::genres, received {len(titles):,}."
+            f"{path} is damaged, incomplete or not {TITLE}: expected {NUM_TITLES:,} "
+            f"lines of movie::title::genres, received {len(titles):,}."
         )
     return titles
 
 
 def _unpacked(path, name):
-    """Return `path`, or where file `name` is in it if it is the archive."""
+    """Return `path`, or the path of file `name` in it if it is the archive."""
     if path.suffix != ".zip":
         return path
     check_hash(path, SHA256, URL)
@@ -70,7 +70,7 @@ def _article_first(title):
 
 
 def read_ratings(source):
-    """Read ratings in MovieLens's form, `user::movie::rating::timestamp` a line.
+    """Read ratings in MovieLens's format: lines of `user::movie::rating::timestamp`.
 
     Args:
         source: a path, or a file opened in binary mode.
@@ -79,7 +79,8 @@ def read_ratings(source):
         A table of `user_id`, `movie_id` (int32) and `rating` (float32).
 
     Raises:
-        ValueError: a line is broken, naming the file and the line, or there is none.
+        ValueError: a line is broken, or there is none. The message names the file and
+            the line.
 
     Example:
         >>> read_ratings(io.BytesIO(b"1::7::5::0"))
@@ -99,7 +100,7 @@ def read_ratings(source):
             f"{name}, line {number}: expected user::movie::rating::timestamp, the ids "
             f"from 1 to 999999999 and the rating from 1 to 5. Received: {line[:80]!r}"
         )
-    # pandas reads ":" ten times faster than "::": every other column is empty.
+    # pandas reads ":" ten times faster than "::": then every other column is empty.
     return pd.read_csv(
         io.BytesIO(data),
         sep=":",
@@ -110,7 +111,7 @@ def read_ratings(source):
 
 
 def format_ratings(ratings):
-    r"""Write ratings in MovieLens's form, with a timestamp of 0: `read_ratings` undone.
+    r"""Write ratings in MovieLens's format, for `read_ratings`. All timestamps are 0.
 
     Args:
         ratings: a table of `user_id`, `movie_id` and `rating`.

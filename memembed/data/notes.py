@@ -1,4 +1,4 @@
-"""Notes to the reader: on the page in a notebook, a warning anywhere else."""
+"""Notes to the reader: text in a notebook, a warning elsewhere."""
 
 import warnings
 
@@ -6,9 +6,9 @@ from memembed.progress import in_notebook
 
 
 def announce(headline, details):
-    """Show a note: `**headline**details` on a page, `headline` and `details` elsewhere.
+    """Show a note in a notebook, its headline in bold; elsewhere, give a warning.
 
-    A warning points to the caller of the function that called the caller of this one.
+    The warning points 3 calls up, to the code that called the public function.
     """
     if in_notebook():
         from IPython.display import Markdown, display

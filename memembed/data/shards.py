@@ -1,8 +1,8 @@
 """Ratings larger than memory: a folder of Parquet files, read a part at a time.
 
 pyarrow reads the files, and a `keras.utils.PyDataset` hands the batches to `fit`, which
-works on TensorFlow, JAX and Torch alike. In memory are a few row groups, and the
-vocabularies.
+works on TensorFlow, JAX and Torch alike. Only a few row groups and the
+vocabularies are in memory.
 """
 
 import re
@@ -19,26 +19,26 @@ from memembed.data.vocabulary import Vocabulary
 from memembed.progress import bar
 from memembed.shapes import check_size
 
-LEAST_MERGED = 2**20  # ids that are kept apart before they are counted together
+LEAST_MERGED = 2**20  # how many separate counts are collected before they are merged
 
 
 class RatingShards:
     """Ratings in the Parquet files of a folder.
 
-    Only what the files say of themselves is read at first. If they are named
+    At first, only the metadata of the files is read. If they are named
     `...-00003-of-00010.parquet`, all of them must be there.
 
     The length is the number of ratings.
 
     Args:
-        folder: where the files are, all of them with the ending `.parquet`.
-        columns: the names of the columns of users, of movies and of ratings. Ids are
-            integers or strings.
+        folder: the folder of the files, whose names end in `.parquet`.
+        columns: names of the columns of users, movies and ratings. Ids are integers or
+            strings.
 
     Raises:
         ValueError: there is no such folder, no file in it, or no rating in them; or a
-            file is missing, is not a complete Parquet file, lacks a column, or has one
-            of another type. The file is named.
+            file is missing, is not a complete Parquet file, lacks a column, or has a
+            column of another type. The message names the file.
 
     Example:
         >>> import tempfile
@@ -77,20 +77,19 @@ class RatingShards:
     def vocabulary(self, column, min_count=1, progress=bar):
         """Count the ids of a column, and give each a row.
 
-        What is in memory are the ids, not the ratings.
+        Only the ids are in memory, not the ratings.
 
         Args:
             column: name of the column.
-            min_count: ids that are rarer have no row of their own. If it is above 1,
-                they share a last one with unknown ids.
-            progress: `tqdm`, or what takes its place. Default: `tqdm`, silent where
-                nobody watches.
+            min_count: ids that are rarer have no row of their own. If `min_count` is
+                above 1, they share the last row with unknown ids.
+            progress: `tqdm`, or a replacement. The default is silent in logs.
 
         Returns:
             A `Vocabulary`.
 
         Raises:
-            ValueError: a file cannot be read on, or holds an id that is null.
+            ValueError: a file can no longer be read, or has an id that is null.
         """
         check_size("min_count", min_count)
         counted, fresh = [], []
@@ -124,20 +123,22 @@ class RatingShards:
 
         In each epoch, the row groups come in a new order. They are read until a pool
         is full, and its ratings are shuffled. While one pool is used, the next one is
-        read. Ratings that do not fill a last batch are left out, others in each epoch.
+        read. Ratings that do not fill a last batch are left out: different ones in each
+        epoch.
 
         Args:
             users: the `Vocabulary` of users.
             movies: the `Vocabulary` of movies.
-            batch_size: ratings in a batch, of each process.
-            pool_size: ratings to shuffle, at least. About three times as many are in
-                memory.
-            seed: of all orders.
-            epoch: the first epoch. A training that goes on after two epochs goes on
-                with 2, and sees what it would have seen.
-            process: if several processes train one model, which one this is, from 0.
-            processes: how many they are. Each reads row groups of its own, and all
-                have as many batches.
+            batch_size: ratings in a batch, for each process.
+            pool_size: how many ratings to shuffle together, at least. About 3 times as
+                many are in memory.
+            seed: seed of all orders.
+            epoch: number of the first epoch. A training that resumes after 2 epochs
+                gives 2, and gets the batches that it would have got without a stop.
+            process: if several processes train one model, the number of this one, from
+                0.
+            processes: how many processes there are. Each reads its own row groups, and
+                all have the same number of batches.
 
         Returns:
             A `keras.utils.PyDataset` for `fit(..., shuffle=False)`. A batch is a dict
@@ -145,8 +146,8 @@ class RatingShards:
 
         Raises:
             ValueError: a number is out of range, or there are too few ratings for one
-                batch. Later, when it is read: a file is cut or gone, or holds a null
-                or an unknown id.
+                batch. Later, while it is read: a file is incomplete or gone, or has a
+                null or an unknown id.
         """
         for name, value in (("batch_size", batch_size), ("pool_size", pool_size)):
             check_size(name, value)
@@ -158,8 +159,9 @@ class RatingShards:
         length = min(sum(rows for *_, rows in share) for share in shares) // batch_size
         if not length:
             raise ValueError(
-                f"`batch_size` must be smaller: {processes} processes have no batch of "
-                f"{batch_size} in {len(self)} ratings in {len(self.groups)} row groups."
+                f"`batch_size` must be smaller: {processes} processes cannot have a "
+                f"batch each. Received: batch_size={batch_size}, {len(self)} ratings "
+                f"in {len(self.groups)} row groups"
             )
         read = _Reader(self.columns, users, movies)
         order = seed, epoch
@@ -192,8 +194,8 @@ class _Reader:
 class _Batches(keras.utils.PyDataset):
     """The batches of one process, which can only be read in order.
 
-    To ask for the first one again begins the next epoch, if the last one was reached,
-    and else the same: Keras looks at a few batches before it trains.
+    Reading the first batch again starts the next epoch if the last batch was read, and
+    otherwise the same epoch: Keras reads a few batches before it trains.
     """
 
     def __init__(self, groups, length, batch_size, pool_size, order, read):
@@ -234,7 +236,7 @@ class _Batches(keras.utils.PyDataset):
             left = [array[order[whole:]] for array in pool]
 
     def _pools(self, random):
-        """Yield what is read, and read on in the meantime."""
+        """Yield pools. While one is used, read the next one."""
         with ThreadPoolExecutor(1) as executor:
             waiting = []
             for chosen in self._chosen(random):
@@ -293,7 +295,7 @@ def _read(file, groups, columns):
         with pq.ParquetFile(file) as parquet:
             table = parquet.read_row_groups(groups, columns=list(columns))
     except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{file} cannot be read on: {error}") from error
+        raise ValueError(f"{file} cannot be read: {error}") from error
     for name in columns:
         if table[name].null_count:
             raise ValueError(f"{file}: column {name!r} must not have nulls.")

@@ -34,7 +34,7 @@ def split(ratings, evaluation=0.15, validation=0.05, seed=0):
         A `Split`: `train`, `validation`, `evaluation`.
 
     Raises:
-        ValueError: a fraction is out of range, or they leave nothing to train on.
+        ValueError: a fraction is out of range, or nothing is left to train on.
 
     Example:
         >>> from memembed.data import synthetic_ratings
@@ -59,7 +59,7 @@ def split(ratings, evaluation=0.15, validation=0.05, seed=0):
 def keep_last(ratings):
     """Keep the last rating of each user and movie, and announce what was dropped.
 
-    Of two ratings, a split could train on one and evaluate on the other.
+    Otherwise, a split could train on one of them and evaluate on another.
     """
     repeated = ratings.duplicated(["user_id", "movie_id"], keep="last")
     if not repeated.any():
@@ -98,7 +98,7 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class RatingData:
-    """All that an experiment needs of its data: see `prepare`."""
+    """The data of an experiment: see `prepare`."""
 
     dataset: str
     users: Vocabulary
@@ -111,9 +111,9 @@ class RatingData:
 def prepare(ratings, seed=0, evaluation=0.15, validation=0.05):
     """Split ratings, build the vocabularies, and encode every part.
 
-    Every user and movie in `ratings` has a row. How popular they are is counted on
-    the training part. If a user rated a movie more than once, the last rating counts,
-    and a note or a warning says how many others there were.
+    Every user and movie in `ratings` has a row. Their popularity is counted on the
+    training part. If a user rated a movie more than once, the last rating is kept, and
+    a note or a warning says how many were dropped.
 
     Args:
         ratings: a table such as `load_ratings` returns.

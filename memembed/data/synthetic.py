@@ -1,4 +1,4 @@
-"""Synthetic ratings: a stand-in of MovieLens 1M's shape, and as many as one wants."""
+"""Synthetic ratings: a stand-in like MovieLens 1M, and files of any size."""
 
 from pathlib import Path
 
@@ -8,24 +8,25 @@ import pandas as pd
 from memembed.progress import bar
 from memembed.shapes import check_size
 
-_MIN_RATINGS_PER_USER = 20  # what MovieLens 1M promises
-_RATING_SHARES = (0.056, 0.108, 0.261, 0.349, 0.226)  # its ratings 1 to 5
+_MIN_RATINGS_PER_USER = 20  # as in MovieLens 1M
+_RATING_SHARES = (0.056, 0.108, 0.261, 0.349, 0.226)  # of MovieLens 1M's ratings 1 to 5
 
 
 def synthetic_ratings(num_users=6040, num_movies=3706, num_ratings=1_000_209, seed=0):
-    """Generate ratings of MovieLens 1M's shape.
+    """Generate ratings like those of MovieLens 1M.
 
-    How active users are and how popular movies are follow gamma laws (a power law
-    with an exponential tail) fitted to MovieLens 1M. A rating is the sum of a user's
-    effect, a movie's effect (popular movies are rated higher), a taste of rank 8,
-    and noise, cut into 1 to 5 at MovieLens 1M's own shares. No user rates a movie
-    twice, every user rates at least 20 movies, and every movie is rated.
+    The activity of users and the popularity of movies follow gamma distributions (a
+    power law with an exponential tail) fitted to MovieLens 1M. A rating is the sum of a
+    user's effect, a movie's effect (popular movies are rated higher), a taste of rank
+    8, and noise, cut into 1 to 5 so that their shares are those of MovieLens 1M. No
+    user rates a movie twice, every user rates at least 20 movies, and every movie is
+    rated.
 
     Args:
         num_users: how many users, with ids from 1.
         num_movies: how many movies, with ids from 1.
-        num_ratings: how many ratings: at least 20 a user and one a movie, at most
-            one for each user and movie.
+        num_ratings: how many ratings: at least 20 per user and 1 per movie, at most 1
+            for each pair of user and movie.
         seed: equal seeds give equal ratings.
 
     Returns:
@@ -57,8 +58,8 @@ def synthetic_ratings(num_users=6040, num_movies=3706, num_ratings=1_000_209, se
     user = np.repeat(np.arange(num_users), activity)
     movie = _choose_movies(user, activity, popularity, rng)
 
-    # Weighted so that user and movie biases alone, and then one and eight columns
-    # on top of them, predict as well as they do on MovieLens 1M.
+    # The weights are such that user and movie biases alone, and 1 or 8 columns in
+    # addition, predict as well as they do on MovieLens 1M.
     columns = np.arange(1, 9) ** -0.5
     user_taste = columns * rng.normal(size=(num_users, 8))
     movie_taste = rng.normal(size=(num_movies, 8))
@@ -92,28 +93,27 @@ def write_synthetic_shards(
     shard_size=2**22,
     progress=bar,
 ):
-    """Write ratings of any number of users to Parquet files, one after another.
+    """Write ratings of any number of users to Parquet files.
 
-    A rating is a user's effect, a movie's effect, a taste of rank 8, and normal noise.
-    All but the noise follows from the ids, by a hash. So nothing is kept in memory but
-    the file that is being made; ratings made from another seed are of the same users;
-    and the least mean squared error that a model can reach is known: `noise` squared.
-    Some users rate more often than others, and some movies are far more popular. Ids
-    are any 64-bit integers, and say nothing about popularity.
+    A rating is the sum of a user's effect, a movie's effect, a taste of rank 8, and
+    normal noise. All of it except the noise is computed from the ids, by a hash. So
+    only the file that is being written is in memory. Ratings from another seed are of
+    the same users. And the lowest mean squared error that a model can reach is known:
+    `noise` squared. Some users rate more often than others, and some movies are far
+    more popular. Ids are any 64-bit integers, and do not depend on popularity.
 
-    A file appears when it is complete. Files that are there already are not made again,
-    so that what was interrupted goes on.
+    A file appears when it is complete. Existing files are not written again, so that
+    the same call resumes after an interruption.
 
     Args:
-        folder: where to write. It is made if it is not there.
+        folder: where to write. It is created if it does not exist.
         num_ratings: how many ratings.
         num_users: how many users there are to draw from.
         num_movies: how many movies.
         noise: standard deviation of the noise.
-        seed: of who rates what, and of the noise.
-        shard_size: ratings in a file; the last one has what is left.
-        progress: `tqdm`, or what takes its place. Default: `tqdm`, silent where nobody
-            watches.
+        seed: seed of who rates what, and of the noise.
+        shard_size: ratings in a file. The last file may have fewer.
+        progress: `tqdm`, or a replacement. The default is silent in logs.
 
     Raises:
         TypeError: a size is not an integer.
@@ -170,10 +170,10 @@ def _draw(rows, num_users, num_movies, noise, random):
 
 
 def _hash(x):
-    """Scramble 64-bit integers, no two of them to the same.
+    """Scramble 64-bit integers. Different integers stay different.
 
-    The finisher of SplitMix64: Steele, Lea and Flood, Fast Splittable Pseudorandom
-    Number Generators, 2014, doi:10.1145/2660193.2660195.
+    This is the mixing function of SplitMix64: Steele, Lea and Flood, Fast Splittable
+    Pseudorandom Number Generators, 2014, doi:10.1145/2660193.2660195.
     """
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -182,13 +182,13 @@ def _hash(x):
 
 
 def _unit(ids, k):
-    """Return the k-th number of each id, evenly spread, of mean 0 and variance 1."""
+    """Return the k-th number of each id: uniform, with mean 0 and variance 1."""
     share = _hash(ids ^ _hash(np.uint64([k]))) / 2.0**64
     return np.sqrt(12) * (share - 0.5)
 
 
 def _share_out(total, weights, least, most, rng):
-    """Draw counts from `least` to `most` that add up to `total`, by weight."""
+    """Draw counts from `least` to `most`, by weight, with the sum `total`."""
     counts = np.full(len(weights), least)
     while remaining := total - counts.sum():
         weights = np.where(counts < most, weights, 0)
@@ -199,13 +199,13 @@ def _share_out(total, weights, least, most, rng):
 
 def _choose_movies(user, activity, popularity, rng):
     """Draw `activity` distinct movies for each user, popular ones more often."""
-    # One rating of each movie is promised to a user drawn by activity.
+    # Each movie gets at least one rating, from a user drawn by activity.
     promised_to = rng.permutation(user)[: len(popularity)]
-    # Active users run out of popular movies: the power makes up for it.
+    # Active users run out of popular movies. The power 1.3 corrects for this.
     rate = popularity**1.3
     chosen = []
     for i, count in enumerate(activity):
-        # The first arrivals of a race at these rates are a weighted draw without
+        # The first exponential arrivals at these rates are a weighted draw without
         # replacement.
         arrival = rng.exponential(size=len(rate)) / rate
         arrival[promised_to == i] = 0

@@ -7,21 +7,21 @@ import pandas as pd
 class Vocabulary:
     """A two-way map between raw ids and rows, the most popular id first.
 
-    Popularity is counted on the training ids alone, so that nothing of what a model
-    is tested on shapes its tables. Ids equally popular are in ascending order. The
-    length is the number of rows, with the out-of-vocabulary row if there is one.
+    Popularity is counted only on the training ids, so that test data does not affect
+    the tables. Equally popular ids are in ascending order. The length is the number of
+    rows, including the out-of-vocabulary row if there is one.
 
     Args:
-        train_ids: the ids to count, one for each rating trained on.
-        catalogue: all the ids there are. Those without a rating in `train_ids` have
-            rows of their own, at the end. Defaults to the ids in `train_ids`.
+        train_ids: the ids to count, one for each training rating.
+        catalogue: all ids. Those without a rating in `train_ids` have rows of their
+            own, at the end. Default: the ids in `train_ids`.
         num_oov_indices: 1 to add a last row for ids outside the catalogue, 0 to
             refuse them.
 
     Attributes:
         ids: the raw ids in row order; read-only.
-        counts: how often each row is trained on, the out-of-vocabulary row 0 times;
-            read-only.
+        counts: how often each row occurs in `train_ids`, 0 for the out-of-vocabulary
+            row; read-only.
 
     Raises:
         ValueError: an id of `train_ids` is not in `catalogue`, or
@@ -61,15 +61,15 @@ class Vocabulary:
         """Make a vocabulary of ids that have been counted elsewhere.
 
         Args:
-            ids: the ids, each once, in ascending order.
-            counts: how often each is trained on.
-            num_oov_indices: as of the class.
+            ids: the ids, each only once, in ascending order.
+            counts: how often each id occurs in the training data.
+            num_oov_indices: as in the class.
 
         Returns:
             A `Vocabulary`.
 
         Raises:
-            ValueError: `ids` are not in ascending order, or do not have a count each.
+            ValueError: `ids` are not in ascending order, or do not have one count each.
 
         Example:
             >>> Vocabulary.from_counts([7, 9, 50], [1, 1, 2])
@@ -78,7 +78,7 @@ class Vocabulary:
         ids, counts = np.asarray(ids), np.asarray(counts, dtype="int64")
         if ids.shape != counts.shape or (ids[1:] <= ids[:-1]).any():
             raise ValueError(
-                "`ids` must be in ascending order, each once and with a count. "
+                "`ids` must be in ascending order, each once and with one count. "
                 f"Received: {_abridged(ids)} with {len(counts)} counts"
             )
         self = cls.__new__(cls)
@@ -110,7 +110,7 @@ class Vocabulary:
             The rows as int32, in the shape of `ids`.
 
         Raises:
-            ValueError: an id is unknown and there is no row for such ids.
+            ValueError: an id is unknown and there is no out-of-vocabulary row.
         """
         ids = np.asarray(ids)
         rows = self._rows.get_indexer(ids.ravel()).astype("int32")
@@ -147,7 +147,7 @@ class Vocabulary:
 
 
 def _abridged(values, limit=5):
-    """Write the first few distinct values."""
+    """Return the first few distinct values as text."""
     values = pd.unique(values)
     shown = ", ".join(repr(value) for value in values[:limit].tolist())
     return shown + ", ..." * (len(values) > limit)

@@ -5,16 +5,16 @@ Two processes on this machine, joined over the loopback (`make distributed` test
     export KERAS_BACKEND=jax
     python -m memembed.experiments.distributed
 
-Two machines: each starts its own process, and names the first machine. The folder of
-the checkpoints must be one that both see.
+Two machines: each starts its own process, and names the first machine. Both must see
+the folder of the checkpoints.
 
     python -m memembed.experiments.distributed --process 0 --address first:4321
     python -m memembed.experiments.distributed --process 1 --address first:4321
 
-Each process reads its share of every batch, and no other. With `--layout rows` it also
-holds its share of the rows of each table, with `--layout whole` all of them. Training
-goes on from the last checkpoint, if there is one. When a process dies, the others end,
-and the same command goes on. With `--max-restarts 3`, it does so by itself.
+Each process reads only its share of every batch. With `--layout rows` it also holds
+only its share of the rows of each table, with `--layout whole` all of them. Training
+resumes from the last checkpoint, if there is one. When a process dies, the others end,
+and the same command resumes. With `--max-restarts 3`, it does so by itself.
 """
 
 import argparse
@@ -35,16 +35,16 @@ from memembed.models import dot_product_model
 
 USERS, MOVIES, COLUMNS = 4096, 1024, 16
 EXAMPLES, BATCH_SIZE = 51_200, 512
-SECONDS_TO_JOIN, SECONDS_OF_SILENCE = 60, 10  # until a process is taken for dead
+SECONDS_TO_JOIN, SECONDS_OF_SILENCE = 60, 10  # then a process counts as dead
 
 
 @dataclass(frozen=True)
 class Run:
-    """What all processes must agree on.
+    """The settings that all processes must share.
 
     Attributes:
         processes: how many there are.
-        address: host and port of the first.
+        address: host and port of the first process.
         folder: where the checkpoints are kept.
         layout: `"rows"` to split the rows of tables, or `"whole"`.
         epochs: how long to train.
@@ -60,13 +60,13 @@ class Run:
 class Shares(keras.utils.PyDataset):
     """One process's share of each batch.
 
-    The order of the examples depends on the epoch alone, so that it is the same in
-    every process, and after a restart.
+    The order of the examples depends only on the epoch. So it is the same in every
+    process, and after a restart.
 
     Args:
-        process: whose share.
+        process: number of the process.
         processes: how many share a batch.
-        epoch: the first epoch.
+        epoch: number of the first epoch.
     """
 
     def __init__(self, process, processes, epoch=0):
@@ -85,7 +85,7 @@ class Shares(keras.utils.PyDataset):
         return examples(numbers[self.share])
 
     def on_epoch_end(self):
-        """Go on to the next order."""
+        """Draw the order of the next epoch."""
         self.epoch += 1
         self.shuffle()
 
@@ -95,7 +95,7 @@ class Shares(keras.utils.PyDataset):
 
 
 def examples(numbers):
-    """Return users, movies and ratings, which depend on their numbers alone."""
+    """Return users, movies and ratings, computed from the numbers of examples."""
     numbers = numbers.astype("uint64")
     user = (numbers * 2654435761 >> 7) % USERS
     movie = (numbers * 2246822519 >> 5) % MOVIES
@@ -105,7 +105,7 @@ def examples(numbers):
 
 
 def distribution(layout):
-    """Return how Keras is to spread data and variables over all devices.
+    """Return how Keras should spread data and variables over all devices.
 
     Args:
         layout: `"rows"` or `"whole"`.
@@ -115,14 +115,14 @@ def distribution(layout):
     if layout == "whole":
         return keras.distribution.DataParallel(mesh, auto_shard_dataset=False)
     layouts = keras.distribution.LayoutMap(mesh)
-    layouts[".*embeddings"] = ("batch", None)  # of each table, a share of the rows
+    layouts[".*embeddings"] = ("batch", None)  # split the rows of each table
     return keras.distribution.ModelParallel(
         layout_map=layouts, batch_dim_name="batch", auto_shard_dataset=False
     )
 
 
 def build():
-    """Return a compiled model. The devices must divide the rows of its tables."""
+    """Return a compiled model. The number of devices must divide its tables' rows."""
     users = QREmbedding(USERS, COLUMNS, name="user_embedding")
     movies = keras.layers.Embedding(MOVIES, COLUMNS, name="movie_embedding")
     model = dot_product_model(users, movies, biases=True)
@@ -132,19 +132,19 @@ def build():
 
 
 def restore(model, folder):
-    """Load the last checkpoint, if there is one, and return how many epochs it had."""
+    """Load the last checkpoint, if there is one. Return how many epochs are done."""
     if any(each.name.isdigit() for each in Path(folder).glob("*")):
         model.load_weights(folder)
     return int(model.optimizer.iterations) // (EXAMPLES // BATCH_SIZE)
 
 
 def say(epoch, loss):
-    """Print the loss of an epoch, to the last digit."""
+    """Print the loss of an epoch, with all digits."""
     print(f"epoch {epoch + 1}: loss {np.float32(loss)!s}", flush=True)
 
 
 def train(process, run):
-    """Train as one of the processes. All must do the same, each with its number."""
+    """Train as one of the processes. Each calls this with its own number."""
     import jax
 
     logging.getLogger("absl").setLevel("ERROR")  # Orbax warns at every checkpoint
@@ -186,7 +186,7 @@ def launch(run, numbers):
         numbers: which of the processes start on this machine.
 
     Returns:
-        What happened, if a process died, or None.
+        A message if a process died, or None.
     """
     context = multiprocessing.get_context("spawn")
     workers = [
@@ -214,13 +214,13 @@ def _complaint(worker):
     code = worker.exitcode
     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
     return (
-        f"Process {worker.name} ended {how}, and the others here were stopped. It also "
-        "ends like this after a process on another machine has died."
+        f"Process {worker.name} ended {how}, and the others here were stopped. A "
+        "process also ends like this after a process on another machine has died."
     )
 
 
 def check_name_of_host(address):
-    """End if this host's name stands for itself alone: Gloo connects to that name.
+    """Exit if other hosts cannot reach this host's name: Gloo connects to it.
 
     Args:
         address: host and port of the first process.
@@ -229,16 +229,16 @@ def check_name_of_host(address):
     try:
         own, first = map(socket.gethostbyname, (name, address.rpartition(":")[0]))
     except OSError:
-        return  # JAX says in its words what it cannot reach
+        return  # JAX itself reports what it cannot reach
     if own.startswith("127.") and not first.startswith("127."):
         sys.exit(
-            "The name of each host must stand for an address that the others reach, "
-            f"in /etc/hosts or by DNS. Received: {name}, which stands for {own}"
+            "The name of each host must resolve to an address that the others reach, "
+            f"by /etc/hosts or DNS. Received: {name}, which resolves to {own}"
         )
 
 
 def free_port():
-    """Return a port of this machine that nobody uses."""
+    """Return a free port of this machine."""
     with socket.socket() as one:
         one.bind(("localhost", 0))
         return one.getsockname()[1]
@@ -250,16 +250,16 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--processes", type=int, default=2, help="how many, on all machines")
-    add("--process", type=int, help="the one to start here; default: all of them")
+    add("--processes", type=int, default=2, help="how many processes, on all machines")
+    add("--process", type=int, help="number of the one to start here (default: all)")
     add("--address", help="HOST:PORT of the first process")
-    add("--folder", default="checkpoints", help="of the checkpoints")
-    add("--layout", choices=["rows", "whole"], default="rows", help="of the tables")
+    add("--folder", default="checkpoints", help="folder of the checkpoints")
+    add("--layout", choices=["rows", "whole"], default="rows", help="of tables")
     add("--epochs", type=int, default=5)
-    add("--max-restarts", type=int, default=0, help="after a process has died")
+    add("--max-restarts", type=int, default=0, help="if a process dies")
     given = parser.parse_args()
     if keras.backend.backend() != "jax":
-        parser.error("set KERAS_BACKEND=jax: Keras spreads models over processes there")
+        parser.error("set KERAS_BACKEND=jax: this script works on JAX only")
     if given.processes < 1 or BATCH_SIZE % given.processes:
         parser.error(f"--processes must divide the batch of {BATCH_SIZE} examples")
     if given.process is None:
@@ -272,7 +272,7 @@ def main():
             f"--process must be from 0 to {given.processes - 1}, with an --address"
         )
     folder = str(Path(given.folder).resolve())
-    go_on = "The same command, on every machine, goes on from the last checkpoint."
+    go_on = "Run the same command on every machine to resume from the last checkpoint."
     for restarts_left in range(given.max_restarts, -1, -1):
         address = given.address or f"localhost:{free_port()}"
         run = Run(given.processes, address, folder, given.layout, given.epochs)

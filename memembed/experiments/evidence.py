@@ -1,7 +1,7 @@
 """The evidence: other data, other tasks, and rivals of the same size.
 
-`make study` measures all of it and keeps the rows in `results/evidence.csv`. It may be
-stopped at any time, and goes on from there.
+`make study` measures all of it and keeps the rows in `results/evidence.csv`. It can be
+stopped at any time, and resumes from there.
 """
 
 import time
@@ -40,11 +40,11 @@ FEW_BITS = ("few bits, not trained", "few bits", "few bits of an average")
 SEEDS = range(5)  # for the bar of each task
 CURVE_SEEDS = range(2)  # for all sizes and rivals
 NUM_AVERAGED = 4
-STEPS = 2  # between a penalty of full tables and its double
-PENALTIES = (0, 0.01, 0.05, 0.25, 1)  # a rival's, as shares of the full tables'
+STEPS = 2  # from a penalty of full tables to its double
+PENALTIES = (0, 0.01, 0.05, 0.25, 1)  # of a rival, as shares of the full tables' one
 FIRST_PENALTY = 0.05
-NUM_TUNED = 3  # candidates made of trained tables that are trained further to choose
-RATES = (1 / 3, 3)  # of the first learning rate, for full tables and for rivals
+NUM_TUNED = 3  # how many candidates made of trained tables are trained further
+RATES = (1 / 3, 3)  # learning rates to try, as multiples of the first one
 
 
 class Study:
@@ -55,9 +55,9 @@ class Study:
         data: `memembed.data.RatingData`.
         split_seed: seed of the split.
         journal: a `memembed.experiments.journal.Journal` with the columns `COLUMNS`.
-        like: a study whose settings to take. Default: settings that do best on the
+        like: a study whose settings to use. Default: the settings that do best on the
             validation part.
-        progress: `tqdm`, or what takes its place.
+        progress: `tqdm`, or a replacement.
     """
 
     def __init__(self, task, data, split_seed, journal, like=None, progress=tqdm):
@@ -66,14 +66,14 @@ class Study:
         self.known |= {"split_seed": split_seed, "split": split_hash(data)}
         self.full = lru_cache(NUM_AVERAGED)(self.full)
         self.averaged = lru_cache(1)(self.averaged)
-        self.candidates = cache(self.candidates)  # hundreds of models of all sizes
+        self.candidates = cache(self.candidates)  # it builds hundreds of models
         if like is None:
             self.build, self.settings = self.choose_full(progress)
         else:
             self.build, self.settings = like.build, like.settings
 
     def choose_full(self, progress):
-        """Return which model of full tables is the best, and its settings."""
+        """Return the name of the best model of full tables, and its settings."""
         start = self.task.settings
 
         def at(power):
@@ -100,8 +100,8 @@ class Study:
         return min(tried, key=tried.get)
 
     def full(self, seed, number=0):
-        """Return full tables, trained, the first of this seed or a further one."""
-        # No other study has the seeds of the further ones.
+        """Return trained full tables: number 0 of this seed, or a further one."""
+        # The further ones need seeds that no first one has.
         model = self.trained(self.plain, self.settings, seed + 100 * number)
         return self.compiled(model)
 
@@ -111,7 +111,7 @@ class Study:
         return self.compiled(average(models))
 
     def cut_back(self, seed):
-        """Return the average in as many columns as the full tables have."""
+        """Return the average, cut back to the number of columns of the full tables."""
         model = self.plain()
         layers, wide = embeddings_of(model), embeddings_of(self.averaged(seed))
         tables = {name: layer.get_weights()[0] for name, layer in wide.items()}
@@ -159,7 +159,7 @@ class Study:
         }
 
     def references(self, seed):
-        """Measure biases alone, full tables, and what the same effort makes of them."""
+        """Measure biases alone, and full tables and averages after further training."""
         if self.task.biases:
             self.biases_alone(seed)
         tuned = "full tables, fine-tuned"
@@ -173,12 +173,12 @@ class Study:
             )
 
     def bar(self, seed):
-        """Measure full tables, and few bits of the size that the bar is about."""
+        """Measure full tables, and few bits at the size of the task's bar."""
         self.row("full tables", lambda: self.full(seed), seed, detail=self.build)
         self.few_bits(self.task.bar, seed)
 
     def biases_alone(self, seed):
-        """Measure the floor: no embeddings at all."""
+        """Measure the baseline: a model without embeddings."""
 
         def build():
             sizes = len(self.data.users), len(self.data.movies)
@@ -194,7 +194,7 @@ class Study:
         )
 
     def few_bits(self, size, seed):
-        """Measure few bits, not trained, trained, and of an average."""
+        """Measure few bits: not trained, trained, and made of an average."""
         limit = self.max_bytes(size)
 
         def untrained():
@@ -213,12 +213,12 @@ class Study:
             self.row(name, lambda: made_of(self.averaged), seed, size)
 
     def rival(self, name, size, seed):
-        """Measure a rival, with the shape and settings chosen for it by the first seed.
+        """Measure a rival, with the shape and settings chosen with the first seed.
 
-        Of the candidates that fit, that with the least loss on the validation part
-        after training is kept. If it is trained from scratch, its penalty is raised or
-        lowered for as long as that helps; then two other rates are tried. What is found
-        is trained further, as few bits are.
+        Of the candidates that fit, the one with the lowest validation loss after
+        training is kept. If it is trained from scratch, its penalty is raised or
+        lowered as long as that helps; then two other learning rates are tried. The
+        result is trained further, as few bits are.
         """
         limit = self.max_bytes(size)
         candidates = self.candidates(name, limit, 0)
@@ -250,7 +250,7 @@ class Study:
         )
 
     def candidates(self, name, max_bytes, seed):
-        """Return the candidates of a rival, a list. The seed is of the full tables."""
+        """Return a list of a rival's candidates. `seed` is that of the full tables."""
         return [
             candidate
             for kind in RIVALS[name]
@@ -287,7 +287,7 @@ class Study:
     def choose_trained(self, candidates, size):
         """Return the best candidate of those made of trained tables.
 
-        Those that have the least loss untrained are trained further.
+        The 3 with the lowest loss before training are trained further.
         """
 
         def untrained(candidate):
@@ -305,7 +305,7 @@ class Study:
     def candidate_loss(self, candidate, size, settings=None):
         """Return the loss of a rival's candidate on the validation part.
 
-        With `settings`, it is trained from scratch by them.
+        With `settings`, it is trained from scratch with them.
         """
 
         def make():
@@ -317,20 +317,20 @@ class Study:
         return self.loss_of(settings or self.settings, make, size, candidate.name)
 
     def loss_of(self, settings, make, size, detail):
-        """Return a loss on the validation part, and measure it if it is not known.
+        """Return a loss on the validation part. Measure it if it is not stored.
 
         Args:
             settings: `Settings`.
             make: a function without arguments that returns the trained model.
-            size: times fewer bytes than the full tables take.
-            detail: what is measured.
+            size: how many times fewer bytes than the full tables.
+            detail: name of the model that is measured.
         """
         row = self.row("choice", make, 0, size, settings, detail, evaluation=False)
         measure, sign = self.task.score
         return sign * float(row[f"val_{measure}"])
 
     def max_bytes(self, size):
-        """Return the bytes of full tables, divided by a number."""
+        """Return the bytes of full tables, divided by `size`."""
         return num_bytes(self.plain()) // size
 
     def row(
@@ -370,11 +370,11 @@ def evidence(
     load=load_ratings,
     progress=tqdm,
 ):
-    """Measure what the journal does not have yet.
+    """Measure everything that the journal does not have yet.
 
     First the bar of each task, on all of its splits, seed by seed; then the references
-    of the first split; then all sizes and rivals there. All settings are chosen on the
-    first split, by its validation part.
+    on the first split; then all sizes and rivals on the first split. All settings are
+    chosen on the validation part of the first split.
 
     Args:
         journal: `memembed.experiments.journal.Journal` with the columns `COLUMNS`.
@@ -383,7 +383,7 @@ def evidence(
         curve_seeds: seeds of the models for all sizes.
         rivals: names of rivals.
         load: a function from the name of a dataset to its ratings.
-        progress: `tqdm`, or what takes its place.
+        progress: `tqdm`, or a replacement.
     """
     studies = {}
     for task in tasks:
@@ -413,11 +413,11 @@ def evidence(
 
 
 def walk(loss, places=range(-9, 10)):
-    """Go down from place 0, in both directions, for as long as the loss falls.
+    """Search from place 0, in both directions, as long as the loss falls.
 
     Args:
-        loss: a function of a place, a whole number.
-        places: where to go at most.
+        loss: a function of a place, an integer.
+        places: the places that may be tried.
 
     Returns:
         A dict from the places that were tried to their losses.
@@ -436,17 +436,17 @@ def walk(loss, places=range(-9, 10)):
 
 
 def against_full_tables(rows, tasks=TASKS, methods=FEW_BITS):
-    """Put few bits, or other methods, beside the full tables, at each task's bar.
+    """Compare few bits, or other methods, with full tables at each task's bar.
 
     Args:
         rows: stored rows, `memembed.experiments.results.stored("evidence")`.
         tasks: `memembed.experiments.tasks.Task` objects.
-        methods: what to put beside full tables, where a task has it.
+        methods: methods to compare with full tables, if a task has them.
 
     Returns:
         A DataFrame with a row for each task and measure, of the evaluation part. Its
         columns: how many times fewer bytes few bits take, how many pairs of a split and
-        a seed have been measured in full, the mean of the full tables, their standard
+        a seed have all measurements, the mean of the full tables, their standard
         deviation between seeds, and the mean of each method.
 
     Example:
@@ -476,7 +476,7 @@ def against_full_tables(rows, tasks=TASKS, methods=FEW_BITS):
 
 
 def forget():
-    """Free what was compiled, which would fill the memory after hundreds of models."""
+    """Free compiled functions: those of hundreds of models would fill the memory."""
     keras.utils.clear_session()
 
 

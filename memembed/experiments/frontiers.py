@@ -1,10 +1,10 @@
-"""How low an error each method reaches at each size, for a figure that grows."""
+"""The lowest error of each method at each size, for a figure that grows."""
 
 import pandas as pd
 
 from memembed.experiments.results import stored
 
-# By method: how its rows are called, in the study or among the evidence.
+# By method: a pattern for the names of its rows, in the study or the evidence.
 METHODS = {
     "plain tables": "plain|biases alone",
     "hashing": "hashing",
@@ -15,10 +15,10 @@ METHODS = {
 
 
 def frontiers(*methods):
-    """Return the tuned models of each method that no smaller one of it beats.
+    """Return each method's tuned models that are better than all its smaller ones.
 
-    All were chosen on validation data, and measured on MovieLens 1M: the mean of the
-    seeds that are stored, one for some.
+    All were chosen on validation data, and measured on MovieLens 1M. An error is the
+    mean of the stored seeds, which is only one seed for some models.
 
     Args:
         *methods: names of `METHODS`. Default: all.
@@ -37,7 +37,7 @@ def frontiers(*methods):
     """
     if unknown := set(methods) - set(METHODS):
         raise ValueError(
-            f"methods must be of {list(METHODS)}. Received: {sorted(unknown)}"
+            f"`methods` must be in {list(METHODS)}. Received: {sorted(unknown)}"
         )
     study = stored("study").query("stage == 'report'")
     evidence = stored("evidence").query("task == 'ratings'")

@@ -9,19 +9,19 @@ from pathlib import Path
 
 
 class Journal:
-    """Results that come one by one, each on the disk as soon as it is there.
+    """Results that come one by one. Each is written to disk immediately.
 
-    The file is a CSV table that is only ever added to. A row, or a header, that was
-    being written when the machine went down is dropped. Nothing else is ever lost.
+    The file is a CSV table to which rows are only added. If the machine stops while a
+    row or the header is being written, only this line is lost.
 
     Args:
-        path: the file. It is made if there is none.
+        path: the file. It is created if it does not exist.
         columns: the names of its columns.
-        key: the columns that tell one row from all others.
+        key: the columns that identify a row.
 
     Raises:
         FileNotFoundError: the folder of `path` does not exist.
-        ValueError: there is a file, and it is something else. It is left as it is.
+        ValueError: the file exists, but is not such a table. It is not changed.
     """
 
     def __init__(self, path, columns, key):
@@ -36,7 +36,7 @@ class Journal:
             if not header.startswith(found):
                 raise ValueError(
                     f"{self.path} must be a table with the columns {self.columns}. "
-                    f"Received: a file that begins with {found[:80]!r}"
+                    f"Received: a file that starts with {found[:80]!r}"
                 )
             found = header
             self._add(header, at=0)
@@ -59,7 +59,7 @@ class Journal:
         return self._rows[self._key_of(key)]
 
     def append(self, row):
-        """Add a row: a dict from columns to values, None where there is none."""
+        """Add a row: a dict from columns to values, None for a missing value."""
         if set(row) != set(self.columns):
             raise ValueError(
                 f"`row` must have the columns {self.columns}. Received: {list(row)}"
@@ -98,8 +98,8 @@ def measure_and_keep(name, description, columns, key, measure):
     Args:
         name: name of the table.
         description: what the command does, for `--help`.
-        columns: as of `Journal`.
-        key: as of `Journal`.
+        columns: as in `Journal`.
+        key: as in `Journal`.
         measure: a function of a `Journal`, which adds the rows that it lacks.
     """
     parser = argparse.ArgumentParser(description=description)
@@ -112,7 +112,7 @@ def measure_and_keep(name, description, columns, key, measure):
     path = parser.parse_args().path
     if not path.parent.is_dir():
         parser.error(
-            f"there is no folder {path.parent}: run this in a checkout, or name --path"
+            f"there is no folder {path.parent}: run this in a checkout, or give --path"
         )
     journal = Journal(path, columns, key)
     try:

@@ -1,7 +1,8 @@
-"""The ladder of chapter 6: from the full tables to a hundredth of them.
+"""The ladder of chapter 6: from the full tables to a hundredth of their bytes.
 
-`make study` climbs it for several splits and seeds, and keeps the rows in
-`results/ladder.csv`. The chapter climbs it once, with the functions of this module.
+A rung of it is one model. `make study` climbs the ladder for several splits and seeds,
+and keeps the rows in `results/ladder.csv`. The chapter climbs it once, with the
+functions of this module.
 """
 
 import warnings
@@ -55,7 +56,7 @@ def mixed(data, columns):
 
     Args:
         data: `memembed.data.RatingData`.
-        columns: the tables are as large as plain ones of so many columns.
+        columns: the tables are as large as plain tables with this many columns.
     """
     layers = []
     for side, vocabulary in (("user", data.users), ("movie", data.movies)):
@@ -81,7 +82,7 @@ def trained(build, data, settings, seed=0):
 
 
 def full(data, seed=0):
-    """Return the full tables, trained as well as we can.
+    """Return the full tables, trained with the settings `FULL`.
 
     Args:
         data: `memembed.data.RatingData`.
@@ -94,7 +95,7 @@ def in_int8(model):
     """Return a copy of a model in Keras's int8, which has a scale for each row."""
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
-    with warnings.catch_warnings():  # that layers without weights cannot be quantised
+    with warnings.catch_warnings():  # about layers without weights
         warnings.filterwarnings("ignore", "Layer .* does not have a `quantize` method")
         copy.quantize("int8")
     return copy
@@ -121,12 +122,12 @@ def few_bits(model, data, max_bytes, settings, seed=0):
 
 
 def climb(data, seed, all_rungs=True):
-    """Yield the rungs, each as it would be stored.
+    """Yield the rungs: results of models as they would be stored.
 
     Args:
         data: `memembed.data.RatingData`.
         seed: seed of the initial weights and of the order of the ratings.
-        all_rungs: or else, only those that the bars are about.
+        all_rungs: False gives only the rungs that the bars are about.
 
     Yields:
         `memembed.training.Result` objects.
@@ -175,11 +176,11 @@ def ladder(
     Args:
         ratings: as `memembed.data.load_ratings` returns.
         journal: `memembed.experiments.journal.Journal` with the columns `COLUMNS`.
-        splits: seeds of the splits. All rungs are climbed on the split of seed 0.
+        splits: seeds of the splits. Only the split of seed 0 has all rungs.
         seeds: seeds of the models.
-        climb: this module's `climb`, or what takes its place.
-        progress: `tqdm`, or what takes its place.
-        last: the name of what a climb ends with.
+        climb: this module's `climb`, or a replacement.
+        progress: `tqdm`, or a replacement.
+        last: name of the last rung.
     """
     with progress(total=len(splits) * len(seeds), desc="ladder", unit="climb") as bar:
         for split_seed in splits:

@@ -1,8 +1,8 @@
 """Rivals of few bits, each as large as a budget of bytes allows.
 
 A rival turns a budget into candidates: models to be trained with the same effort, of
-which the best on the validation part is kept. What is trained is then stored, see
-`stored_as`. All weights of the stored model count, those of biases too.
+which the best on the validation part is kept. The trained model is then stored, see
+`stored_as`. All weights of the stored model count, including biases.
 """
 
 from bisect import bisect_right
@@ -47,7 +47,7 @@ class Candidate(NamedTuple):
 class ShuffledQREmbedding(QREmbedding):
     """A `QREmbedding` of ids in a random order.
 
-    The order is drawn again from its seed, so that it takes no bytes.
+    The order is drawn again from the seed, so it takes no bytes.
     """
 
     def __init__(self, input_dim, output_dim, *args, seed=0, **kwargs):
@@ -65,16 +65,16 @@ class ShuffledQREmbedding(QREmbedding):
 
 @keras.saving.register_keras_serializable(package="memembed")
 class PQEmbedding(CompressedEmbedding):
-    """Embedding in parts, each of which is one of few vectors in a codebook.
+    """Embedding in parts, each of which is one of the few vectors of a codebook.
 
-    An id has a code for each part, which says where in the part's codebook it is. The
+    For each part, an id has a code: the index of a vector in the part's codebook. The
     codes are fixed, and the codebooks are trained.
 
     Args:
         input_dim: size of the vocabulary.
         output_dim: length of an embedding.
-        num_parts: into how many parts of one length it is cut.
-        bits: of a code, 4 or 8.
+        num_parts: number of parts, all of the same length.
+        bits: bits of a code, 4 or 8.
         **kwargs: arguments of `keras.layers.Layer`, such as `name`.
 
     References:
@@ -113,9 +113,9 @@ class PQEmbedding(CompressedEmbedding):
         return ops.reshape(parts, (*ops.shape(ids), self.output_dim))
 
     def fill(self, codebooks, codes):
-        """Put codebooks and the codes of each part, `(num_parts, ids)`, into it."""
+        """Set the codebooks and the codes, which have the shape `(num_parts, ids)`."""
         codes = np.asarray(codes, "uint8").T.ravel()
-        if self.bits == 4:  # two to a byte, without a gap between ids
+        if self.bits == 4:  # two per byte, without gaps between ids
             codes = np.append(codes, codes[: len(codes) % 2])
             codes = codes[::2] + 16 * codes[1::2]
         self.build()
@@ -135,7 +135,7 @@ class PQEmbedding(CompressedEmbedding):
 def stored_as(model, dtype):
     """Return a model as it is stored: itself, or a copy in Keras's int8 or int4.
 
-    What has one column stays in float32, because scales would make it larger.
+    Weights of one column stay in float32, because scales would make them larger.
 
     Args:
         model: a `keras.Model`, trained.
@@ -150,10 +150,10 @@ def stored_as(model, dtype):
 
 
 def stored_bytes(model, dtype):
-    """Return the bytes of what `stored_as` returns, without the time that it takes."""
+    """Return the bytes of the model from `stored_as`, without making that model."""
     total = num_bytes(model)
     for part in _quantisable(model) if dtype != "float32" else ():
-        bias = getattr(part, "use_bias", None)  # of a Dense
+        bias = getattr(part, "use_bias", None)  # only a Dense layer has it
         rows, columns = part.weights[0].shape
         count = plain_bytes if bias is None else partial(dense_bytes, use_bias=bias)
         total += count(rows, columns, dtype=dtype) - count(rows, columns)
@@ -173,11 +173,11 @@ class Rival:
 
     Attributes:
         name: which kind of tables, for the names of candidates.
-        layer: a function of the counts of all ids, the columns, and a size from 0 to 1,
-            to an embedding layer. Further arguments are the layer's.
-        columns: what to choose from, on the validation part.
-        bias: the same function for biases that are shrunk too, or None.
-        dtype: what the tables are stored as: `"float32"`, `"int8"` or `"int4"`.
+        layer: a function from the counts of all ids, the number of columns, and a size
+            from 0 to 1 to an embedding layer, which gets all further arguments.
+        columns: numbers of columns to choose from, on the validation part.
+        bias: a function like `layer` for biases that are shrunk too, or None.
+        dtype: dtype of the stored tables: `"float32"`, `"int8"` or `"int4"`.
     """
 
     name: str
@@ -188,16 +188,16 @@ class Rival:
     from_scratch = True
 
     def candidates(self, data, make, max_bytes, biases=True):
-        """Return what fits, each as large as may be.
+        """Return the candidates that fit, each as large as possible.
 
-        Biases are full if that fits, or else shrunk as the tables are, or left out if
-        there is no way to shrink them.
+        Biases are full if they fit. Otherwise they are shrunk as the tables are, or
+        left out if there is no way to shrink them.
 
         Args:
             data: `memembed.data.RatingData`.
             make: a function of a user and a movie embedding layer that returns a model,
-                such as those of `memembed.models`. If there are biases, it is called
-                with the argument `biases`, as of `dot_product_model`.
+                such as those of `memembed.models`. If there are biases, it gets the
+                argument `biases`, as in `dot_product_model`.
             max_bytes: how many bytes the model may take as it is stored.
             biases: whether the model has biases.
 
@@ -280,11 +280,11 @@ class ProductQuantization:
     """Product quantisation of trained tables, by `faiss`.
 
     The tables are turned to their principal axes. Each part of them has a codebook, by
-    k-means with the popularity of the ids as weights, and biases have one too.
+    k-means with the popularity of the ids as weights. Biases have a codebook too.
 
     Attributes:
-        bits: of a code, to choose from.
-        widths: of a part of an embedding, to choose from.
+        bits: bits of a code to choose from.
+        widths: widths of a part of an embedding to choose from.
     """
 
     bits: tuple = (4, 8)
@@ -292,18 +292,18 @@ class ProductQuantization:
     from_scratch = False
 
     def candidates(self, data, make, max_bytes, biases=True, trained=None):
-        """Return what fits, each with as many parts as may be.
+        """Return the candidates that fit, each with as many parts as possible.
 
         Args:
             data: `memembed.data.RatingData`.
-            make: as of `Rival.candidates`.
-            max_bytes: as of `Rival.candidates`.
+            make: as in `Rival.candidates`.
+            max_bytes: as in `Rival.candidates`.
             biases: whether the model has biases.
-            trained: a trained model of `memembed.models`, which is made smaller.
+            trained: a trained model of `memembed.models`, to be made smaller.
 
         Returns:
-            A list of `Candidate` tuples, whose models are not to be trained from
-            scratch: their weights are those of `trained`, as far as they go.
+            A list of `Candidate` tuples. Their models must not be trained from scratch:
+            their weights approximate those of `trained`.
         """
         counts = {"user": data.users.counts, "movie": data.movies.counts}
         tables, backs = _on_principal_axes(trained, counts)
@@ -364,10 +364,10 @@ class ProductQuantization:
 
 
 def _on_principal_axes(model, counts):
-    """Return a model's tables, turned, and what turns each back in the next layer.
+    """Return a model's turned tables, and for each the kernel that turns it back.
 
-    In a dot product, both tables turn and nothing else changes. The first hidden layer
-    of an MLP has a share of its kernel for each table, and takes the turn up.
+    In a dot product, both tables are turned and nothing else changes. In an MLP, each
+    table has its part of the first hidden layer's kernel, and this part turns it back.
     """
     layers = embeddings_of(model)
     tables = {name: layer.get_weights()[0] for name, layer in layers.items()}
@@ -388,17 +388,17 @@ def _on_principal_axes(model, counts):
 
 def _codebook(vectors, bits, weights):
     """Return the codebook of some vectors, and their codes."""
-    import faiss  # an extra of the experiments alone
+    import faiss  # only the extra `experiments` has it
 
     vectors = np.ascontiguousarray(vectors, "float32")
     means = faiss.Kmeans(
         vectors.shape[1],
         2**bits,
         min_points_per_centroid=1,
-        max_points_per_centroid=len(vectors),  # or else, k-means takes a sample
+        max_points_per_centroid=len(vectors),  # otherwise, k-means takes a sample
         seed=0,
     )
-    # Begun at popular ids: from ids at random, it ends where they share few vectors.
+    # Started at random ids, k-means would end with few vectors for popular ids.
     drawn = np.random.default_rng(0).choice(
         len(vectors), 2**bits, replace=False, p=weights / weights.sum()
     )
@@ -408,7 +408,7 @@ def _codebook(vectors, bits, weights):
 
 
 _add = _quotient_remainder("add")
-RIVALS = {  # several kinds: the one that does best on the validation part
+RIVALS = {  # of several kinds, the best on the validation part is used
     "fewer columns": [Rival("float32", _plain, columns=(None,))],
     "fewer columns in int8": [Rival("int8", _plain, columns=(None,), dtype="int8")],
     "fewer columns in int4": [Rival("int4", _plain, columns=(None,), dtype="int4")],

@@ -1,7 +1,7 @@
 """The study of chapter 5: every way to shrink the tables, at several sizes.
 
-`make study` trains all of it and keeps the rows in `results/study.csv`. It may be
-stopped at any time, and goes on from there. The chapter trains a small part.
+`make study` trains all of it and keeps the rows in `results/study.csv`. It can be
+stopped at any time, and resumes from there. The chapter trains a small part.
 """
 
 import json
@@ -30,7 +30,7 @@ LAYERS = {
 }
 PLAIN = {"layer": "Embedding"}
 
-# What every model may choose from, on the validation part.
+# The settings to choose from for each model, on the validation part.
 CHOICES = [
     *(
         Settings(rate, "cosine", epochs=8, batch_size=1024, l2=l2)
@@ -51,12 +51,13 @@ class Configuration:
     """One model of the study.
 
     Attributes:
-        method: how the tables are shrunk. The models of one method are a curve.
-        on: whose tables are: `"users"`, `"movies"` or `"both"`.
-        name: what tells it apart from the others.
+        method: how the tables are shrunk. The models of one method form a curve.
+        on: whose tables are shrunk: `"users"`, `"movies"` or `"both"`.
+        name: what distinguishes it from other models of the method.
         columns: length of an embedding, 0 for biases alone.
-        layers: for `"user"` and `"movie"`, and if there are biases, for `"user_bias"`
-            and `"movie_bias"`: the class of the layer as `"layer"`, and its arguments.
+        layers: a dict with the keys `"user"` and `"movie"`, and if there are biases,
+            `"user_bias"` and `"movie_bias"`. The values are dicts of the class of the
+            layer, as `"layer"`, and its arguments.
     """
 
     method: str
@@ -98,8 +99,8 @@ class Configuration:
 def combined(data):
     """Return the Keras example's memory-efficient model, a `Configuration`.
 
-    It has the example's number of parameters, and so its spare rows: quotients that no
-    user reaches, and a row in each block for movies that it does not know.
+    It has the example's number of parameters, including unused rows: quotients that no
+    user has, and a row in each block for unknown movies.
 
     Args:
         data: `memembed.data.RatingData`.
@@ -150,7 +151,7 @@ def configurations(data):
         }
 
     def mixed_by_plan(columns):
-        """Plan for as many parameters as a plain table of so many columns has."""
+        """Plan for as many parameters as a plain table with `columns` has."""
 
         def layer(side):
             counts = vocabularies[side].counts
@@ -234,7 +235,7 @@ def run(configuration, data, settings, seed, stage, compiled=None):
         data: `memembed.data.RatingData`.
         settings: `memembed.training.Settings`.
         seed: seed of the initial weights and of the order of the ratings.
-        stage: `"choose"` leaves the evaluation part alone; `"report"` and `"example"`
+        stage: `"choose"` does not use the evaluation part; `"report"` and `"example"`
             evaluate the trained model on it.
         compiled: see `memembed.training.train`.
 
@@ -261,7 +262,7 @@ def run(configuration, data, settings, seed, stage, compiled=None):
 
 
 def rerun(row, data):
-    """Train again what a stored row is about.
+    """Train the model of a stored row again.
 
     Args:
         row: a row of the study, a dict or a pandas `Series`.
@@ -280,12 +281,12 @@ def rerun(row, data):
 
 
 def study(data, journal, models=None, choices=CHOICES, seeds=SEEDS, progress=tqdm):
-    """Train what the journal does not have yet.
+    """Train all models that the journal does not have yet.
 
-    Each model is trained once with each of the choices. The one with the least
-    validation error, the mean square, is then trained with each of the seeds, and
-    evaluated. The Keras example's two models and their control are trained with its own
-    settings as well.
+    Each model is trained once with each of the choices. With the choice that has the
+    lowest mean squared error on validation data, the model is then trained with each of
+    the seeds, and evaluated. The Keras example's two models and their control are also
+    trained with the example's own settings.
 
     Args:
         data: `memembed.data.RatingData`.
@@ -293,7 +294,7 @@ def study(data, journal, models=None, choices=CHOICES, seeds=SEEDS, progress=tqd
         models: `Configuration` objects. Default: all of them.
         choices: `memembed.training.Settings` to choose from.
         seeds: the seeds to report on.
-        progress: `tqdm`, or what takes its place.
+        progress: `tqdm`, or a replacement.
     """
     models = configurations(data) if models is None else models
     like_the_example = [
@@ -328,7 +329,7 @@ def study(data, journal, models=None, choices=CHOICES, seeds=SEEDS, progress=tqd
 
 
 def identity(configuration, data, settings, seed, stage):
-    """Return what tells one row of the study from all others."""
+    """Return the values that identify one row of the study."""
     return {
         "stage": stage,
         "configuration": configuration.described(),

@@ -1,4 +1,4 @@
-"""The tasks that few bits and their rivals are tried on."""
+"""The tasks on which few bits and their rivals are compared."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,26 +21,26 @@ class Task:
     """Something to predict from a user and a movie.
 
     Attributes:
-        name: what it is called.
+        name: name of the task.
         dataset: which ratings, see `memembed.data.load_ratings`.
-        builds: a dict from a name to a function from an embedding layer for users, one
-            for movies, and the data, to a model; with `biases` as of
-            `dot_product_model`, if it has them. They are what to choose from.
-        columns: of the full tables.
-        settings: `Settings` for a model that is trained from scratch. The penalty and
-            the learning rate are where the search for better ones begins.
+        builds: the models to choose from: a dict from names to functions. A function
+            takes an embedding layer for users, one for movies, and the data, and if the
+            model has biases, `biases` as in `dot_product_model`. It returns a model.
+        columns: number of columns of the full tables.
+        settings: `Settings` for a model that is trained from scratch. The search for a
+            better penalty and learning rate starts from these.
         train: a function of a model, the data and `Settings`, which trains the model.
         labels: a function from the data and one part of it to the labels for `fit`.
         loss: the loss for `fit`.
         errors: a function from a model, the data and the name of a part to a dict of
             the measures.
-        score: the measure that settings are chosen by, and 1 if it is to be least, or
-            -1 if it is to be largest.
-        bar: how many times fewer bytes few bits are to take at no loss.
-        sizes: how many times fewer bytes few bits and rivals are tried with.
+        score: the measure that settings are chosen by, and 1 to minimise it, or -1 to
+            maximise it.
+        bar: how many times fewer bytes few bits should take without a loss.
+        sizes: how many times fewer bytes to try for few bits and rivals.
         splits: seeds of the splits.
         biases: whether the model has biases.
-        averages: whether `memembed.compression.average` takes such models.
+        averages: whether `memembed.compression.average` accepts such models.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Task:
         return examples.inputs, self.labels(data, examples)
 
     def validation_score(self, data):
-        """Return a function of a model: its measure on validation data, to be least."""
+        """Return a function from a model to its validation measure, to be minimised."""
         measure, sign = self.score
         return lambda model: sign * self.errors(model, data, "validation")[measure]
 
@@ -129,7 +129,7 @@ NETWORK = _ratings(
     32,
     Settings(1e-3, "cosine", epochs=6, batch_size=256, l2=0.5, huber_delta=1.5),
     bar=20,
-    sizes=(4, 10, 20),  # what is no table takes a fiftieth
+    sizes=(4, 10, 20),  # all but the tables takes a fiftieth
     averages=False,
 )
 RANKING = Task(

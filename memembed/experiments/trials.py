@@ -1,4 +1,4 @@
-"""What did not help the few bits of chapter 6: each trial beside the ladder's way.
+"""What did not help the few bits of chapter 6, compared with the ladder's way.
 
 `make study` keeps the rows in `results/trials.csv`.
 """
@@ -29,7 +29,7 @@ def trials(data, seed, all_rungs=True):
     Args:
         data: `memembed.data.RatingData`.
         seed: seed of the initial weights and of the order of the ratings.
-        all_rungs: there is but one way to call this.
+        all_rungs: ignored. `ladder` passes it.
 
     Yields:
         `memembed.training.Result` objects.

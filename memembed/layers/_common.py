@@ -1,4 +1,4 @@
-"""What the embedding layers share."""
+"""Code that the embedding layers share."""
 
 import keras
 import numpy as np
@@ -6,22 +6,22 @@ from keras import constraints, dtype_policies, initializers, ops, regularizers
 
 from memembed.shapes import check_size
 
-INT32_IDS = 2**31  # how many ids int32 can tell apart
+INT32_IDS = 2**31  # how many different ids int32 can hold
 FLOAT_IDS = {"bfloat16": 2**8, "float16": 2**11, "float32": 2**24, "float64": 2**53}
 
 
 def known_ids(inputs, input_dim):
-    """Return which ids are in the vocabulary, and the ids with 0 in place of others.
+    """Return which ids are in the vocabulary, and the ids, with 0 for unknown ones.
 
     Args:
         inputs: ids of any dtype. Floats are truncated, as in `keras.layers.Embedding`.
         input_dim: size of the vocabulary.
 
     Returns:
-        A boolean tensor, and the ids as int32, or int64 if int32 could not hold them.
+        A boolean tensor, and the ids as int32, or int64 if int32 cannot hold them.
 
     Raises:
-        ValueError: the ids are floats that cannot tell so many apart.
+        ValueError: the ids are floats of a dtype that cannot hold every id exactly.
     """
     inputs = ops.convert_to_tensor(inputs)
     given = keras.backend.standardize_dtype(inputs.dtype)
@@ -29,28 +29,29 @@ def known_ids(inputs, input_dim):
     signed = "int64" if "64" in given else needed
     if input_dim > FLOAT_IDS.get(given, input_dim):
         raise ValueError(
-            f"Ids of dtype {given} are not told apart above {FLOAT_IDS[given]:,}. Make "
-            "them integers, as by `keras.Input((), dtype='int32')`: the default is "
+            f"Ids of dtype {given} are not exact above {FLOAT_IDS[given]:,}. Use "
+            "integers, for example `keras.Input((), dtype='int32')`: the default is "
             f"float32. Received: a vocabulary of {input_dim:,} ids"
         )
     if "float" in given:
-        # What no integer holds, NaN too, could become any: each backend has its way.
+        # Backends differ in how they cast NaN and numbers too large for an integer.
+        # Here they become -1, an unknown id.
         inputs = ops.cast(inputs, keras.backend.result_type(given, "float32"))
         castable = ops.abs(inputs) < 2.0 ** (np.iinfo(signed).bits - 1)
         inputs = ops.where(castable, inputs, -1)
-    # An unsigned id that is too large becomes negative, and so unknown.
+    # An unsigned id that is too large becomes negative, so it is unknown.
     inputs = ops.cast(inputs, signed)
     known = ops.logical_and(inputs >= 0, inputs <= input_dim - 1)
     return known, ops.cast(ops.where(known, inputs, 0), needed)
 
 
 def table_of(embedding):
-    """Return the table of a `keras.layers.Embedding`, or an array, as an array."""
+    """Return a table, a `keras.layers.Embedding` or an array, as an array."""
     if not isinstance(embedding, keras.layers.Embedding):
         return np.asarray(embedding)
     if not embedding.built or embedding.quantization_mode is not None:
         raise ValueError(
-            "`embedding` must have been built, and not be quantised. "
+            "`embedding` must be built, and must not be quantised. "
             f"Received: embedding={embedding!r}"
         )
     return ops.convert_to_numpy(embedding.embeddings)
@@ -59,8 +60,8 @@ def table_of(embedding):
 def split_initializer(initializer, count):
     """Return `count` initializers like `initializer` that draw different values.
 
-    A Keras initializer with an integer seed draws the same values at every call, so
-    that two tables of one shape would start out equal.
+    A Keras initializer with an integer seed draws the same values at every call: two
+    tables of the same shape would start with equal values.
     """
     initializer = initializers.get(initializer)
     if not isinstance(initializer, initializers.Initializer):
@@ -75,7 +76,7 @@ def split_initializer(initializer, count):
 
 
 class CompressedEmbedding(keras.layers.Layer):
-    """The part of a layer that does not depend on how it saves memory.
+    """Base class of the layers: all that does not depend on how they save memory.
 
     A subclass sets `input_dim` and `tables`, and defines `look_up`.
     """
@@ -96,15 +97,15 @@ class CompressedEmbedding(keras.layers.Layer):
         self.embeddings_constraint = constraints.get(embeddings_constraint)
         self.mask_zero = mask_zero
         self.supports_masking = mask_zero
-        self.autocast = False  # float16 could not hold ids past 2048
+        self.autocast = False  # casting ids to float16 would round those above 2048
 
     @property
     def parts(self):
-        """The layers that this one is made of."""
+        """The Keras layers that this layer is made of."""
         return self.tables
 
     def make_tables(self, shapes):
-        """Return a list of tables, from a dict of their names and shapes."""
+        """Return a list of tables, given a dict from their names to their shapes."""
         return [
             keras.layers.Embedding(rows, width, **arguments)
             for (rows, width), arguments in zip(
@@ -113,7 +114,7 @@ class CompressedEmbedding(keras.layers.Layer):
         ]
 
     def table_arguments(self, names):
-        """Yield the further arguments of tables, for each of their names."""
+        """Yield, for each name, the arguments of its table other than the shape."""
         different = split_initializer(self.embeddings_initializer, len(names))
         for name, initializer in zip(names, different, strict=True):
             yield {
@@ -125,11 +126,11 @@ class CompressedEmbedding(keras.layers.Layer):
             }
 
     def build(self, input_shape=None):
-        # JAX has no 64-bit integers until it is told to.
+        # By default, JAX has no 64-bit integers.
         widest = ops.convert_to_tensor(np.int64(0)).dtype
         if self.input_dim > INT32_IDS and "64" not in str(widest):
             raise ValueError(
-                "An `input_dim` past 2**31 needs 64-bit ids. On JAX, turn them on "
+                "An `input_dim` above 2**31 needs 64-bit ids. On JAX, enable them "
                 "first: jax.config.update('jax_enable_x64', True). "
                 f"Received: input_dim={self.input_dim}"
             )
@@ -147,19 +148,19 @@ class CompressedEmbedding(keras.layers.Layer):
                 raise
             raise ValueError(
                 f"The layout map splits {self.name + '/' + table.name!r} over devices, "
-                "so the devices must divide its rows. Make the vocabulary or the "
-                "number of buckets larger: rows that no id looks up do no harm. "
+                "so its rows must be a multiple of the number of devices. Make the "
+                "vocabulary or the number of buckets larger: unused rows do no harm. "
                 f"Received: {table.input_dim} rows"
             ) from error
 
     def __call__(self, inputs, *args, **kwargs):
         if getattr(inputs, "ragged", False) or hasattr(inputs, "row_splits"):
             raise ValueError(
-                "Ragged ids are not supported. Pad them with 0 by `ids.to_tensor()`, "
-                "and set `mask_zero=True`, so that this id is masked. "
+                "Ragged ids are not supported. Pad them with 0, by `ids.to_tensor()`, "
+                "and set `mask_zero=True` to mask the padding. "
                 f"Received: inputs={inputs!r}"
             )
-        # JAX would cut 64-bit ids to 32 bits, so that 2**32 + 5 became 5.
+        # JAX would cut 64-bit ids to 32 bits: 2**32 + 5 would become 5.
         if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "iu":
             inputs = inputs.astype("int64").clip(-1, self.input_dim)
         return super().__call__(inputs, *args, **kwargs)
@@ -191,8 +192,8 @@ class CompressedEmbedding(keras.layers.Layer):
             "embeddings_constraint": constraints.serialize(self.embeddings_constraint),
             "mask_zero": self.mask_zero,
         }
-        # What `quantize` did to the parts. They are not in the config themselves, and
-        # a layer made from it has to expect their quantised weights.
+        # How `quantize` changed the parts. Their own configs are not in this one, and
+        # a layer made from it must expect quantised weights.
         quantized = {
             part.name: {
                 "dtype": dtype_policies.serialize(part.dtype_policy),

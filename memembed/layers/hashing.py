@@ -1,4 +1,4 @@
-"""Embeddings that ids share."""
+"""Embeddings that several ids share."""
 
 import keras
 from keras import ops
@@ -15,15 +15,15 @@ class HashEmbedding(CompressedEmbedding):
 
         embedding(i) = table[i % num_buckets]
 
-    This is the simplest way to shrink a table, the one that others are measured by. No
-    hash function is needed for ids that are numbers from 0 up. With the ids in order of
-    popularity, most popular first, the `num_buckets` most popular never share a row
+    This is the simplest way to shrink a table, and the baseline for the others. Ids
+    that are numbers from 0 up need no hash function. If the ids are in order of
+    popularity, most popular first, the `num_buckets` most popular ids never share a row
     with each other.
 
     Args:
         input_dim: size of the vocabulary.
         output_dim: length of an embedding.
-        num_buckets: rows of the table.
+        num_buckets: number of rows of the table.
         embeddings_initializer: initializer of the table.
         embeddings_regularizer: regularizer of the table.
         embeddings_constraint: constraint of the table.
@@ -36,17 +36,18 @@ class HashEmbedding(CompressedEmbedding):
         ValueError: a size is not positive.
 
     Input shape:
-        Integers of any shape and dtype. Floats are truncated. JAX cuts 64-bit ids to 32
-        bits before a model sees them, unless `jax_enable_x64` is on, and a vocabulary
-        past 2**31 needs it.
+        Integers of any shape and dtype. Floats are truncated. Unless `jax_enable_x64`
+        is on, JAX cuts 64-bit ids to 32 bits before a model sees them. A vocabulary
+        above 2**31 needs this setting.
 
     Output shape:
         The input's shape followed by `output_dim`. An id outside `[0, input_dim)`
         yields NaN, never another id's embedding.
 
-        In training, one such id makes the loss NaN and, after a step, the weights that
-        ids share, so that the model is lost. Encode ids by `memembed.data.Vocabulary`,
-        which raises on unknown ones, and stop by `keras.callbacks.TerminateOnNaN`.
+        In training, one such id makes the loss NaN, and after one step also the weights
+        that ids share: the model is lost. Encode ids with `memembed.data.Vocabulary`,
+        which raises an error for unknown ids, and stop training with
+        `keras.callbacks.TerminateOnNaN`.
 
     Example:
         >>> import numpy as np

@@ -18,65 +18,69 @@ class LowBitEmbedding(BlockedEmbedding):
 
         numbers(i)[j] = offsets[j] + scales[j] * codes[i, j]
 
-    An embedding is these numbers, and zeros after them if there are fewer than
-    `output_dim`; with `use_projection`, it is `numbers(i) @ projection`.
+    An embedding consists of these numbers, followed by zeros if there are fewer than
+    `output_dim`. With `use_projection`, it is `numbers(i) @ projection`.
 
-    With `block_sizes`, the ids are in blocks, and each block has bits, offsets and
-    scales of its own, so that more bits go to the ids that are looked up most. The ids
-    are cut into blocks in order, most popular first. With `store_blocks` they may be in
-    any order, and it is stored which block each of them is in.
+    With `block_sizes`, the ids are divided into blocks. Each block has its own bits,
+    offsets and scales, so that the ids that are looked up most can have more bits. The
+    ids are cut into blocks in order, most popular first. With `store_blocks`, they may
+    be in any order, and the layer stores the block of each id.
 
-    This layer is the one to be trained. It holds rows of floats, and rounds those that
-    are looked up. Gradients pass through the rounding as if it were not there, which is
-    known as the straight-through estimator. With `train_steps`, the offsets and the
-    logarithms of the scales are trained too. Their gradients, sums over many numbers,
-    are divided by the root of the look-ups in a batch times the greatest code.
+    This layer is the one to train. It holds rows of floats, and rounds the rows that
+    are looked up. Gradients pass through the rounding as if it were not there: this is
+    the straight-through estimator. With `train_steps`, the offsets and the logarithms
+    of the scales are trained too. Their gradients are sums over many numbers, so they
+    are divided by `sqrt(n * top)`, with `n` look-ups in a batch and `top` the largest
+    code.
 
-    `pack` returns the layer to be stored and served, a `PackedEmbedding`.
+    `pack` returns the layer to store and serve, a `PackedEmbedding`.
 
     Args:
         input_dim: size of the vocabulary.
         output_dim: length of an embedding.
-        bits: bits of a number, from 0 to 8: one for all of `output_dim` columns, or one
-            for each column that is held, `output_dim` of them at most. With blocks: one
-            for all, or for each block an entry like that, all blocks with as many
-            columns. In a column of no bits, all ids of a block have the same number.
+        bits: bits of a number, from 0 to 8: an integer for all of `output_dim` columns,
+            or a sequence with one for each stored column, at most `output_dim` of them.
+            With blocks: an integer for all blocks, or a sequence with such an entry for
+            each block, all with the same number of columns. In a column of 0 bits, all
+            ids of a block have the same number.
         block_sizes: how many ids each block holds. Default: one block.
-        store_blocks: whether it is stored which block an id is in, a weight `blocks`
-            that is not trained. It begins in order, as if it were not stored; for
-            another, see `from_embedding`. There are 16 blocks at most then.
-        use_projection: whether a projection makes `output_dim` numbers of those that
-            are held. It begins with the first rows of the identity, and is trained.
+        store_blocks: whether the block of each id is stored, in a weight `blocks` that
+            is not trained. At first, the ids are in blocks in order, as without this
+            argument; for other blocks, see `from_embedding`. At most 16 blocks can be
+            stored.
+        use_projection: whether a trained projection turns the stored numbers into
+            `output_dim` numbers. It starts as the first rows of the identity matrix.
         train_steps: whether the offsets and the scales are trained. On sparse data,
-            where an id is looked up a few times, it may be better if they are not.
+            where each id is looked up only a few times, False may be better.
         embeddings_initializer: initializer of the rows of floats. The offsets and the
-            scales begin with what covers them.
+            scales start so that they cover the range of these rows.
         embeddings_regularizer: regularizer of the rows of floats.
         embeddings_constraint: constraint of the rows of floats.
         mask_zero: whether id 0 is padding to be masked, as in
             `keras.layers.Embedding`.
         **kwargs: arguments of `keras.layers.Layer`, such as `name` and `dtype`. The
-            dtype is that of the rows of floats and of the output. What lies between is
-            computed in float32, and offsets, scales and projection are float32.
+            dtype is that of the rows of floats and of the output. All steps in between
+            are computed in float32, and offsets, scales and projection are float32.
 
     Raises:
         TypeError: a size, or a number of bits, is not an integer.
-        ValueError: a size is not positive, or `block_sizes` do not sum to `input_dim`,
-            or are too many to be stored, or `bits` is not from 0 to 8, or not as above,
-            or 0 for all of a block.
+        ValueError: a size is not positive, `block_sizes` do not sum to `input_dim` or
+            are too many to be stored, or `bits` are not as described above, not from 0
+            to 8, or 0 in all columns of a block.
 
     Input shape:
-        Integers of any shape and dtype. Floats are truncated. JAX cuts 64-bit ids to 32
-        bits before a model sees them, unless `jax_enable_x64` is on, and a vocabulary
-        past 2**31 needs it.
+        Integers of any shape and dtype. Floats are truncated. Unless `jax_enable_x64`
+        is on, JAX cuts 64-bit ids to 32 bits before a model sees them. A vocabulary
+        above 2**31 needs this setting.
 
     Output shape:
         The input's shape followed by `output_dim`. An id outside `[0, input_dim)`
         yields NaN, never another id's embedding.
 
-        In training, one such id makes the loss NaN and, after a step, the weights that
-        ids share, so that the model is lost. Encode ids by `memembed.data.Vocabulary`,
-        which raises on unknown ones, and stop by `keras.callbacks.TerminateOnNaN`.
+        In training, one such id makes the loss NaN, and after one step also the weights
+        that ids share: the model is lost. Encode ids with `memembed.data.Vocabulary`,
+        which raises an error for unknown ids, and stop training with
+        `keras.callbacks.TerminateOnNaN`.
 
     Example:
         >>> import numpy as np
@@ -93,7 +97,8 @@ class LowBitEmbedding(BlockedEmbedding):
         on training the scale through the rounding, and 2.2, on its gradient.
     """
 
-    # Not that of the layer that trained the scales, not their logarithms.
+    # An earlier version trained the scales, not their logarithms. With another key, its
+    # saved weights are refused.
     layout_key = "layout_log_scales"
 
     def __init__(
@@ -129,7 +134,7 @@ class LowBitEmbedding(BlockedEmbedding):
 
     def table_arguments(self, names):
         for arguments in super().table_arguments(names):
-            # Were the rows cast to the output's dtype, they would be rounded twice.
+            # If the rows were cast to the output's dtype, they would be rounded twice.
             yield {**arguments, "dtype": self.variable_dtype}
 
     @classmethod
@@ -146,31 +151,32 @@ class LowBitEmbedding(BlockedEmbedding):
     ):
         """Round a trained full table, with the offsets and scales that fit it best.
 
-        Training goes on from its rows. To keep the rounded table as it is, `pack` it.
+        Training continues from its rows. To use the rounded table without training,
+        call `pack`.
 
         Args:
             embedding: the table: a built `keras.layers.Embedding`, or an array of
                 shape `(input_dim, columns)`, in float16, bfloat16 or any other dtype.
-            bits: as of the layer. If `columns` are fewer than `output_dim`, it must be
-                given for each column.
-            popularity: how often each id occurs, in any unit. The errors of an id count
-                in proportion. Default: all ids alike.
-            block_sizes: as of the layer. Not to be given with `blocks`.
-            output_dim: as of the layer. Default: that of `projection`, or `columns`.
-            projection: what the rows are multiplied by, an array of shape
+            bits: as in the layer. If `columns` is less than `output_dim`, give a number
+                for each column.
+            popularity: how often each id occurs, as counts or as shares. The errors of
+                an id are weighted by it. Default: all ids count equally.
+            block_sizes: as in the layer. Must not be given with `blocks`.
+            output_dim: as in the layer. Default: that of `projection`, or `columns`.
+            projection: the matrix that the rows are multiplied by, of shape
                 `(columns, output_dim)`. It implies `use_projection`.
-            blocks: the block of each id, an array of integers from 0, which leaves none
-                out. It implies `store_blocks`.
-            **kwargs: further arguments of the layer. `mask_zero` is by default that of
+            blocks: the block of each id, an array of integers from 0 without gaps. It
+                implies `store_blocks`.
+            **kwargs: further arguments of the layer. Default of `mask_zero`: that of
                 `embedding`.
 
         Returns:
-            A `LowBitEmbedding` to be trained, built, with weights.
+            A `LowBitEmbedding`, built, with its weights set, ready to be trained.
 
         Raises:
-            TypeError: as of the layer.
-            ValueError: as of the layer, or the table is not finite, or `popularity` is
-                not a count for each id, or `projection` or `blocks` is not as above.
+            TypeError: as in the layer.
+            ValueError: as in the layer, or the table is not finite, `popularity` is not
+                a count for each id, or `projection` or `blocks` is not as above.
 
         Example:
             >>> import numpy as np
@@ -199,7 +205,7 @@ class LowBitEmbedding(BlockedEmbedding):
                 f"`bits` must be given for each of the {columns} columns of "
                 f"`embedding`. Received: bits={bits!r}, output_dim={output_dim!r}"
             )
-        # To draw random numbers would take the memory of four tables, for nothing.
+        # Drawing random rows takes the memory of 4 tables, and they are overwritten.
         drawn = layer.tables[0].embeddings_initializer
         layer.tables[0].embeddings_initializer = keras.initializers.Zeros()
         layer.build()
@@ -226,8 +232,8 @@ class LowBitEmbedding(BlockedEmbedding):
         shape = (len(self._sizes), self._columns)
 
         def ends():
-            # Drawn again, which gives the same values, unless the initializer has a
-            # SeedGenerator: the table cannot be read in a traced first call.
+            # The table cannot be read in a traced first call. So its values are drawn
+            # again: the same ones, unless the initializer has a SeedGenerator.
             table = self.tables[0].embeddings_initializer(
                 (self.input_dim, self._columns), dtype=self.variable_dtype
             )
@@ -243,7 +249,7 @@ class LowBitEmbedding(BlockedEmbedding):
         def log_step(shape, dtype=None):
             low, high = ends()
             steps = ops.maximum(ops.convert_to_tensor(self._tops, dtype), 1)
-            # A little more, so that a compiler's last digit cannot cut off the highest.
+            # Slightly more, so that rounding in compiled code cannot clip the largest.
             return ops.log(ops.where(high > low, (high - low) / steps, 1)) + 2e-6
 
         def in_order(shape, dtype=None):
@@ -276,10 +282,10 @@ class LowBitEmbedding(BlockedEmbedding):
         return self.from_codes(codes, offsets, scales)
 
     def pack(self):
-        """Return the layer that holds codes only, and gives the same embeddings.
+        """Return a layer that holds only codes and gives the same embeddings.
 
         Returns:
-            A `PackedEmbedding` of the same name, built, with weights.
+            A `PackedEmbedding` of the same name, built, with its weights set.
 
         Raises:
             ValueError: this layer has not been built, or Keras has quantised it, or
@@ -288,7 +294,7 @@ class LowBitEmbedding(BlockedEmbedding):
         (table,) = self.tables
         if not self.built or table.quantization_mode is not None:
             raise ValueError(
-                "Only a layer that has been built, and not quantised, can be packed. "
+                "To be packed, a layer must be built, and must not be quantised. "
                 f"Received: built={self.built}, "
                 f"quantization_mode={table.quantization_mode!r}"
             )
@@ -330,7 +336,7 @@ class LowBitEmbedding(BlockedEmbedding):
         return ops.cast(ops.take(self.blocks, ids, axis=0), "int32")
 
     def _steps(self, rows, offsets, scales, block):
-        """Return how many steps rows are from their offsets, before rounding."""
+        """Return how many steps rows are above their offsets, before rounding."""
         steps = (ops.cast(rows, "float32") - offsets) / scales
         tops = ops.convert_to_tensor(self._tops, "float32")
         return ops.clip(steps, 0, of_block(block, tops))
@@ -340,15 +346,15 @@ class LowBitEmbedding(BlockedEmbedding):
 
 
 def _with_gradient(weight, factor):
-    """Return a weight as it is, but its gradient is multiplied by a factor."""
+    """Return a weight unchanged, with its gradient multiplied by a factor."""
     part = weight * factor
     return ops.stop_gradient(weight) + (part - ops.stop_gradient(part))
 
 
 def _exp(log_scales):
-    """Return the scales, never zero, because rows are divided by them.
+    """Return the scales, large enough that they and their squares are not zero.
 
-    Nor is the square of one, by which the derivative divides.
+    Rows are divided by a scale, and the derivative divides by its square.
     """
     return ops.exp(ops.maximum(log_scales, -40.0))
 
@@ -358,7 +364,7 @@ def _check_projection(projection, columns, output_dim):
     width = array.shape[-1] if output_dim is None else output_dim
     if array.shape != (columns, width) or not np.isfinite(array).all():
         raise ValueError(
-            f"`projection` must be finite, of shape ({columns}, output_dim). "
+            f"`projection` must be finite and of shape ({columns}, output_dim). "
             f"Received: projection of shape {array.shape}, output_dim={output_dim!r}, "
             f"finite: {bool(np.isfinite(array).all())}"
         )
@@ -377,7 +383,7 @@ def _check_blocks(blocks, input_dim, block_sizes):
     ):
         raise ValueError(
             f"`blocks` must be the block of each of {input_dim} ids, integers from 0 "
-            "that leave none out, and be given without `block_sizes`. Received: "
+            "without gaps, and be given without `block_sizes`. Received: "
             f"blocks={array!r}, block_sizes={block_sizes!r}"
         )
     return array

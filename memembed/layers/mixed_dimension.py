@@ -10,16 +10,16 @@ from memembed.tables import as_weights, check_table, low_rank
 
 @keras.saving.register_keras_serializable(package="memembed")
 class MDEmbedding(CompressedEmbedding):
-    """Embedding whose rare ids have narrower rows than its popular ones.
+    """Embedding in which rare ids have narrower rows than popular ids.
 
-    The ids are cut, in order, into blocks. Block `b` has a table of its own,
+    The ids are divided, in order, into blocks. Block `b` has its own table,
     `block_dims[b]` wide, and a projection that widens its rows to `output_dim`::
 
         embedding(i) = tables[b][i - start[b]] @ projections[b]
 
-    A block that is `output_dim` wide needs no projection and has none. With the ids in
-    order of popularity, most popular first, wide rows go to the ids with the data to
-    fill them.
+    A block that is `output_dim` wide needs no projection and has none. If the ids are
+    in order of popularity, most popular first, the wide rows go to the ids with enough
+    data to train them.
 
     Args:
         block_sizes: how many ids each block holds, the first ids first.
@@ -40,18 +40,19 @@ class MDEmbedding(CompressedEmbedding):
             `block_dims` differ in length, or a block is wider than `output_dim`.
 
     Input shape:
-        Integers of any shape and dtype. Floats are truncated. JAX cuts 64-bit ids to 32
-        bits before a model sees them, unless `jax_enable_x64` is on, and a vocabulary
-        past 2**31 needs it.
+        Integers of any shape and dtype. Floats are truncated. Unless `jax_enable_x64`
+        is on, JAX cuts 64-bit ids to 32 bits before a model sees them. A vocabulary
+        above 2**31 needs this setting.
 
     Output shape:
         The input's shape followed by `output_dim`. An id outside `[0, input_dim)`,
         where `input_dim` is `sum(block_sizes)`, yields NaN, never another id's
         embedding.
 
-        In training, one such id makes the loss NaN and, after a step, the weights that
-        ids share, so that the model is lost. Encode ids by `memembed.data.Vocabulary`,
-        which raises on unknown ones, and stop by `keras.callbacks.TerminateOnNaN`.
+        In training, one such id makes the loss NaN, and after one step also the weights
+        that ids share: the model is lost. Encode ids with `memembed.data.Vocabulary`,
+        which raises an error for unknown ids, and stop training with
+        `keras.callbacks.TerminateOnNaN`.
 
     Example:
         >>> import numpy as np
@@ -126,28 +127,28 @@ class MDEmbedding(CompressedEmbedding):
     ):
         """Compress a trained full table, without training again.
 
-        Each block's table and projection are the best approximation of its ids' rows
-        that their width allows: the truncated singular value decomposition. A short
-        training afterwards, at a low learning rate, recovers part of what was lost.
+        Each block's table and projection are the best approximation of its rows at this
+        width: the truncated singular value decomposition. A short training afterwards,
+        at a low learning rate, recovers part of the lost accuracy.
 
         Args:
             embedding: the table: a built `keras.layers.Embedding`, or an array of
                 shape `(input_dim, output_dim)`. Its ids are in the order of the blocks.
             block_sizes: how many ids each block holds.
             block_dims: width of each block's table.
-            popularity: how often each id occurs, in any unit. The errors of an id count
-                in proportion. Default: all ids alike.
+            popularity: how often each id occurs, as counts or as shares. The errors of
+                an id are weighted by it. Default: all ids count equally.
             use_bias: whether a projection adds a bias.
-            **kwargs: further arguments of the layer. `mask_zero` is by default that of
+            **kwargs: further arguments of the layer. Default of `mask_zero`: that of
                 `embedding`.
 
         Returns:
-            An `MDEmbedding`, built, with weights.
+            An `MDEmbedding`, built, with its weights set.
 
         Raises:
-            TypeError: as of the layer.
-            ValueError: as of the layer, or the table is not finite, or `block_sizes`
-                do not sum to its ids, or `popularity` is not a count for each of them.
+            TypeError: as in the layer.
+            ValueError: as in the layer, or the table is not finite, `block_sizes` do
+                not sum to its ids, or `popularity` is not a count for each of them.
 
         Example:
             >>> import numpy as np
@@ -169,7 +170,7 @@ class MDEmbedding(CompressedEmbedding):
         block_sizes = check_sizes("block_sizes", block_sizes)
         if sum(block_sizes) != len(table):
             raise ValueError(
-                "`block_sizes` must sum to the ids of `embedding`. "
+                "`block_sizes` must sum to the number of ids of `embedding`. "
                 f"Received: block_sizes={block_sizes!r}, {len(table)} ids"
             )
         kwargs.setdefault("mask_zero", getattr(embedding, "mask_zero", False))
@@ -186,7 +187,7 @@ class MDEmbedding(CompressedEmbedding):
         return layer
 
     def blocks(self):
-        """Return each block's ids, a slice, its table, and its projection or None."""
+        """Return each block's ids (a slice), table, and projection (or None)."""
         return zip(
             block_slices(self.block_sizes), self.tables, self.projections, strict=True
         )
@@ -202,10 +203,10 @@ class MDEmbedding(CompressedEmbedding):
                 projection.build((None, dim))
 
     def look_up(self, ids):
-        # One product widens the rows of all projected blocks, which lie side by side,
-        # each zero unless the id is in its block. To project block by block, and choose
-        # then, takes 1.1 to 1.3 times as long for a look-up (TensorFlow, JAX), and up
-        # to 4 times for 65,536 ids on two axes.
+        # One matrix product widens the rows of all projected blocks. The rows lie side
+        # by side, and are zero unless the id is in their block. Projecting each block
+        # and choosing afterwards takes 1.1 to 1.3 times as long for a look-up
+        # (TensorFlow, JAX), and up to 4 times for 65,536 ids on two axes.
         flat = ops.reshape(ids, (-1,))
         embeddings, rows, kernels = 0.0, [], []
         for block, table, projection in self.blocks():
@@ -216,7 +217,8 @@ class MDEmbedding(CompressedEmbedding):
             if projection is None:
                 embeddings += narrow
                 continue
-            # Quantised or not: the kernel plus the bias, and in the last row the bias.
+            # The rows are those of the kernel plus the bias. The last row is the bias.
+            # This works for quantised layers too.
             widened = projection(ops.eye(table.output_dim + 1, table.output_dim))
             kernels += [widened[:-1] - widened[-1:], widened[-1:]]
             rows += [narrow, ops.cast(in_block, narrow.dtype)]

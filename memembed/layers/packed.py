@@ -1,4 +1,4 @@
-"""An embedding that is stored in a few bits a number."""
+"""An embedding that is stored in a few bits per number."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from memembed.tables import CHUNK
 
 
 class BlockedEmbedding(CompressedEmbedding):
-    """What the two layers share: blocks of ids, the bits of columns, a projection."""
+    """Base class of two layers: blocks of ids, the bits of columns, a projection."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class BlockedEmbedding(CompressedEmbedding):
         self.block_sizes = list(sizes) if by_block else None
         self.store_blocks = bool(store_blocks)
         self.use_projection = bool(use_projection)
-        # An entry for each block. Tuples, because Torch's compiler knows no arrays.
+        # An entry for each block. Tuples: Torch's compiler does not support arrays.
         self._sizes = sizes
         self._bits = tuple(map(tuple, bits))
         self._tops = tuple(tuple(2**each - 1 for each in bits) for bits in self._bits)
@@ -40,7 +40,7 @@ class BlockedEmbedding(CompressedEmbedding):
         self._stored = self.store_blocks and len(sizes) > 1
 
     def add_float32(self, name, shape, initializer, trainable):
-        """Make a weight that is too small for fewer bits to be worth their errors."""
+        """Add a weight in float32. It is so small that fewer bits would save little."""
         return self.add_weight(
             shape,
             initializer,
@@ -51,7 +51,7 @@ class BlockedEmbedding(CompressedEmbedding):
         )
 
     def add_projection(self, trainable):
-        """Make the projection, which begins with the first rows of the identity."""
+        """Add the projection, which starts as the first rows of the identity matrix."""
         shape = (self._columns, self.output_dim)
         self.projection = None
         if self.use_projection:
@@ -60,7 +60,7 @@ class BlockedEmbedding(CompressedEmbedding):
             )
 
     def block_in_order(self, ids):
-        """Return the block of each id, or None if there is one for all."""
+        """Return the block of each id, or None if there is only one block."""
         if len(self._sizes) == 1:
             return None
         starts = [ids.start for ids in block_slices(self._sizes)[1:]]
@@ -88,13 +88,13 @@ class BlockedEmbedding(CompressedEmbedding):
         store[self.layout_key] = self._layout()
 
     def load_own_variables(self, store):
-        # Codes of other blocks or bits may have the same shape, and another meaning.
+        # Codes of other blocks or bits may have the same shape but another meaning.
         weights = {name: store[name] for name in store.keys()}  # noqa: SIM118
         layout = weights.pop(self.layout_key, None)
         if layout is None or not np.array_equal(layout, self._layout()):
             raise ValueError(
                 f"The weights of layer {self.name!r} must have been saved by a layer "
-                f"with its blocks and bits, bits={self.bits}, block_sizes="
+                f"with the same blocks and bits: bits={self.bits}, block_sizes="
                 f"{self.block_sizes}. Received: size and bits of each block "
                 f"{None if layout is None else np.asarray(layout).tolist()}"
             )
@@ -112,44 +112,45 @@ class BlockedEmbedding(CompressedEmbedding):
 
 
 def of_block(block, values):
-    """Return the values, a row for each block, of the blocks of some ids."""
+    """Return, for each id, the row of `values` of its block."""
     return values[0] if block is None else ops.take(values, block, axis=0)
 
 
 @keras.saving.register_keras_serializable(package="memembed")
 class PackedEmbedding(BlockedEmbedding):
-    """Embedding that is stored in a few bits a number, and trained no more.
+    """Embedding that is stored in a few bits per number and is not trained.
 
-    `LowBitEmbedding.pack` makes one that computes the same embeddings. Instead of rows
-    of floats it holds their codes, side by side without a gap: `sum(bits)` bits a row,
-    in uint8. Each column of each block has an offset and a scale in float32, as has the
-    projection if there is one. `memembed.sizing.low_bit_bytes` counts the bytes.
+    `LowBitEmbedding.pack` returns this layer, which computes the same embeddings.
+    Instead of rows of floats it holds their codes, side by side without gaps:
+    `sum(bits)` bits per row, in uint8. Each column of each block has an offset and a
+    scale in float32. A projection is in float32 too. `memembed.sizing.low_bit_bytes`
+    counts the bytes.
 
-    With `store_blocks`, the rows are in the order of the ids, and in chunks of 256,
-    which begin at a whole byte. For each chunk it is stored at which, and which of its
-    ids are in which block: a row begins after those of all ids before it in the chunk.
+    With `store_blocks`, the rows are in the order of the ids, in chunks of 256 ids. The
+    layer stores the byte at which each chunk starts, and the block of each id. A row
+    starts after the rows of all earlier ids in its chunk.
 
     Args:
         input_dim: size of the vocabulary.
         output_dim: length of an embedding.
-        bits: as of `LowBitEmbedding`.
-        block_sizes: as of `LowBitEmbedding`.
+        bits: as in `LowBitEmbedding`.
+        block_sizes: as in `LowBitEmbedding`.
         mask_zero: whether id 0 is padding to be masked, as in
             `keras.layers.Embedding`.
-        store_blocks: as of `LowBitEmbedding`.
-        use_projection: as of `LowBitEmbedding`.
+        store_blocks: as in `LowBitEmbedding`.
+        use_projection: as in `LowBitEmbedding`.
         **kwargs: arguments of `keras.layers.Layer`, such as `name` and `dtype`. The
             dtype is that of the output.
 
     Raises:
-        TypeError: as of `LowBitEmbedding`.
-        ValueError: as of `LowBitEmbedding`, or the codes take more than 2**31 bytes.
+        TypeError: as in `LowBitEmbedding`.
+        ValueError: as in `LowBitEmbedding`, or the codes take more than 2**31 bytes.
 
     Input shape:
-        As of `LowBitEmbedding`.
+        As in `LowBitEmbedding`.
 
     Output shape:
-        As of `LowBitEmbedding`.
+        As in `LowBitEmbedding`.
 
     Example:
         >>> import numpy as np
@@ -188,16 +189,17 @@ class PackedEmbedding(BlockedEmbedding):
             code_bytes(*each) for each in zip(self._sizes, self._bits, strict=True)
         ]
         self._num_chunks = -(-self.input_dim // CHUNK_IDS)
-        # With stored blocks, room for the bits that chunks leave empty.
+        # With stored blocks, add room for the unused bits at the end of chunks.
         self._num_bytes = sum(sizes) + self._stored * (self._num_chunks * 7 // 8)
         if self._num_bytes > INT32_IDS and (
             self._stored or self.input_dim <= INT32_IDS
         ):
             raise ValueError(
-                f"The codes must take at most {INT32_IDS} bytes, because int32 says "
-                f"where they are. Received: codes of {self._num_bytes} bytes"
+                f"The codes must take at most {INT32_IDS} bytes, because int32 holds "
+                f"their positions. Received: codes of {self._num_bytes} bytes"
             )
-        # Of each block: its first id and byte, and a row's whole bytes and other bits.
+        # For each block: its first id and its first byte, and the length of a row in
+        # whole bytes and remaining bits.
         self._places = tuple(
             (ids.start, codes.start, *divmod(sum(bits), 8))
             for ids, codes, bits in zip(
@@ -219,7 +221,7 @@ class PackedEmbedding(BlockedEmbedding):
         self.add_projection(trainable=False)
         if self._stored:
             each = (len(self._sizes) - 1).bit_length()
-            # The first bits of a chunk's ids, then their second bits, and so on.
+            # For each chunk, the first bits of its ids' blocks, then the second bits...
             self.blocks = self.add_weight(
                 (self._num_chunks, each, CHUNK_IDS // 32),
                 "zeros",
@@ -244,8 +246,8 @@ class PackedEmbedding(BlockedEmbedding):
         )
         bit = bit + columns
         byte = byte + bit // 8
-        # A code may go on in the next byte. After the last byte none does, and there a
-        # column of no bits may begin.
+        # A code may continue in the next byte. No code continues after the last byte,
+        # but a column of 0 bits may start there.
         low, high = (
             ops.take(self.codes, ops.minimum(index, self._num_bytes - 1), axis=0)
             for index in (byte, byte + 1)
@@ -258,10 +260,10 @@ class PackedEmbedding(BlockedEmbedding):
         )
 
     def _place_in_block(self, ids):
-        """Return the block of each id, and the byte and the bit where its row begins.
+        """Return the block of each id, and the byte and the bit where its row starts.
 
-        The bit is counted from that byte on, and need not be in it: the number of a bit
-        from the first byte on might not fit in an int32.
+        The bit is counted from that byte, and may be in a later byte. Counted from the
+        first byte of all, its number might not fit in an int32.
         """
         block = self.block_in_order(ids)
         places = of_block(block, ops.convert_to_tensor(self._places, ids.dtype))
@@ -270,12 +272,12 @@ class PackedEmbedding(BlockedEmbedding):
         return block, first_byte + row * whole, row * rest
 
     def _place_in_chunk(self, ids):
-        """Do what `_place_in_block` does, if the blocks are stored."""
+        """Return the same as `_place_in_block`, for stored blocks."""
         chunk = ids // CHUNK_IDS
         index = ops.expand_dims(ops.cast(ids % CHUNK_IDS, "int32"), -1)
         word = ops.arange(CHUNK_IDS // 32, dtype="int32")
-        # A chunk's ids are the bits of 8 words: those before this one, and, row by row,
-        # those of them in each block.
+        # A chunk's ids are the bits of 8 words. `before` has the ids before this one,
+        # and `members` has, in a row for each block, those of them in the block.
         place = index - 32 * word
         before = ops.left_shift(1, ops.clip(place, 0, 31)) - 1
         before = ops.where(place > 31, -1, before)
@@ -296,14 +298,14 @@ class PackedEmbedding(BlockedEmbedding):
         return block, start, bit
 
     def fill(self, codes_of, blocks):
-        """Put codes into the weights, and which block each id is in.
+        """Put the codes, and the block of each id, into the weights.
 
         Args:
             codes_of: a function from a slice of ids to an array of their codes, of
                 shape `(ids, columns)`.
             blocks: the block of each id, an array.
         """
-        # Rows one after another. Each block, or each chunk, begins at a whole byte.
+        # Rows follow each other. Each block, or each chunk, starts at a whole byte.
         groups = np.array(self._sizes)
         if self._stored:
             firsts = np.arange(0, self.input_dim, CHUNK_IDS)
@@ -322,10 +324,8 @@ class PackedEmbedding(BlockedEmbedding):
             bit = bits[ids, None] + columns[blocks[ids]]
             codes = codes_of(ids).astype("int64") << bit % 8
             start = bit[0, 0] // 8
-            for more in (
-                0,
-                1,
-            ):  # no two codes have a bit in common, so a sum joins them
+            # A code may be in two bytes. No two codes share a bit, so a sum joins them.
+            for more in (0, 1):
                 part = codes >> 8 * more & 255
                 part = np.bincount((bit // 8 + more - start).ravel(), part.ravel())
                 packed[start : start + len(part)] += part.astype("uint8")
@@ -349,9 +349,9 @@ class PackedEmbedding(BlockedEmbedding):
 
 
 def _count_ones(words):
-    """Return how many bits are 1 in the last axis of int32, 8 words at most.
+    """Count the bits that are 1 along the last axis of int32, at most 8 words.
 
-    First of pairs of bits, of fours and of bytes; then of the bytes of all words.
+    Count them in pairs of bits, then in 4 bits, then in bytes, and add up all bytes.
     """
     for shift, mask in ((1, 0x55555555), (2, 0x33333333), (4, 0x0F0F0F0F)):
         upper = ops.bitwise_and(ops.right_shift(words, shift), mask)

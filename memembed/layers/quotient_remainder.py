@@ -15,31 +15,30 @@ class QREmbedding(CompressedEmbedding):
     """Embedding that combines two small tables instead of storing one row per id.
 
     An id `i` is split into a quotient and a remainder, `i = q * num_buckets + r`. Each
-    of the two has a table of its own, and the embedding of `i` is::
+    of the two has its own table, and the embedding of `i` is::
 
         combine(remainder_table[i % num_buckets], quotient_table[i // num_buckets])
 
-    No two ids share both rows, so that every id keeps a vector of its own, while the
-    tables hold `num_buckets + ceil(input_dim / num_buckets)` rows instead of
-    `input_dim`.
+    No two ids share both rows, so every id keeps a vector of its own, while the tables
+    hold `num_buckets + ceil(input_dim / num_buckets)` rows instead of `input_dim`.
 
     For very large vocabularies there may be more than two tables. With
     `num_buckets=(m_0, ..., m_k)`, an id is written in the mixed radix of these numbers,
-    its least digit first, and each digit has a table: `i % m_0`, `i // m_0 % m_1`,
-    `i // (m_0 * m_1) % m_2` and so on.
+    least significant digit first, and each digit has a table: `i % m_0`,
+    `i // m_0 % m_1`, `i // (m_0 * m_1) % m_2` and so on.
 
     Args:
         input_dim: size of the vocabulary: ids run from 0 to `input_dim - 1`.
         output_dim: length of an embedding.
         num_buckets: rows of the remainder table. The quotient table has
             `ceil(input_dim / num_buckets)`. Default: `ceil(sqrt(input_dim))`, which
-            needs the fewest rows in total. Or a sequence with the rows of each table,
-            whose product is at least `input_dim`.
+            needs the fewest rows in total. Or a sequence with the rows of each table;
+            their product must be at least `input_dim`.
         combiner: `"multiply"` or `"add"`, element by element, or `"concatenate"`, for
             which each of the tables has an equal share of the `output_dim` columns.
         embeddings_initializer: initializer of the tables. With `"multiply"`, the
-            scale of an embedding is the product of the tables': see chapter 3 of the
-            book.
+            scale of an embedding is the product of the tables' scales: see chapter 3 of
+            the book.
         embeddings_regularizer: regularizer of the tables.
         embeddings_constraint: constraint of the tables.
         mask_zero: whether id 0 is padding to be masked, as in
@@ -49,21 +48,22 @@ class QREmbedding(CompressedEmbedding):
     Raises:
         TypeError: a size is not an integer.
         ValueError: a size is not positive, the product of `num_buckets` is less than
-            `input_dim`, `combiner` is unknown, or `output_dim` cannot be shared
-            equally while `combiner` is `"concatenate"`.
+            `input_dim`, `combiner` is unknown, or `combiner` is `"concatenate"` and
+            `output_dim` is not a multiple of the number of tables.
 
     Input shape:
-        Integers of any shape and dtype. Floats are truncated. JAX cuts 64-bit ids to 32
-        bits before a model sees them, unless `jax_enable_x64` is on, and a vocabulary
-        past 2**31 needs it.
+        Integers of any shape and dtype. Floats are truncated. Unless `jax_enable_x64`
+        is on, JAX cuts 64-bit ids to 32 bits before a model sees them. A vocabulary
+        above 2**31 needs this setting.
 
     Output shape:
         The input's shape followed by `output_dim`, in the layer's compute dtype. An id
         outside `[0, input_dim)` yields NaN, never another id's embedding.
 
-        In training, one such id makes the loss NaN and, after a step, the weights that
-        ids share, so that the model is lost. Encode ids by `memembed.data.Vocabulary`,
-        which raises on unknown ones, and stop by `keras.callbacks.TerminateOnNaN`.
+        In training, one such id makes the loss NaN, and after one step also the weights
+        that ids share: the model is lost. Encode ids with `memembed.data.Vocabulary`,
+        which raises an error for unknown ids, and stop training with
+        `keras.callbacks.TerminateOnNaN`.
 
     Example:
         >>> import numpy as np

@@ -1,4 +1,4 @@
-"""Tests of `memembed.data.download`, on a server of their own."""
+"""Tests of `memembed.data.download`, with a local server."""
 
 import hashlib
 import http.server
@@ -17,11 +17,11 @@ from memembed.data.download import download
 
 CONTENT = bytes(range(256)) * 100
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-NOWHERE = "http://127.0.0.1:9/ml-1m.zip"
+UNREACHABLE = "http://127.0.0.1:9/ml-1m.zip"
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Sends `content`, the first `breaks_after` bytes of it, or waits after these."""
+    """Sends `content`, or its first `breaks_after` bytes, and waits if it `holds`."""
 
     def __init__(self, content, status=200, breaks_after=None, certificate=None):
         self.content, self.status, self.breaks_after = content, status, breaks_after
@@ -44,7 +44,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request, client_address):
-        """Stay silent about clients that turn away."""
+        """Stay silent about clients that disconnect."""
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -90,7 +90,7 @@ def certificate(tmp_path_factory):
     return path
 
 
-def test_once_and_in_silence(folder, capfd):
+def test_downloads_once_and_silently(folder, capfd):
     with Server(CONTENT) as server:
         paths = [download(server.url, SHA256, folder) for _ in range(2)]
     assert paths == [folder / "ml-1m.zip"] * 2
@@ -110,7 +110,7 @@ def test_progress_on_a_terminal(monkeypatch, folder, capsys):
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        (CONTENT + b"x", {}, "sent something else"),
+        (CONTENT + b"x", {}, "sent another file"),
         (CONTENT, {"status": 503}, r"could not be downloaded \(HTTPError\)"),
         (CONTENT, {"breaks_after": 9000}, "could not be downloaded"),
     ],
@@ -128,7 +128,7 @@ def test_damaged_cache_is_replaced(folder):
     folder.mkdir(parents=True)
     (folder / "ml-1m.zip").write_bytes(CONTENT[:100])
     with pytest.raises(FileNotFoundError, match="could not be downloaded"):
-        download(NOWHERE, SHA256, folder)
+        download(UNREACHABLE, SHA256, folder)
     with Server(CONTENT) as server:
         assert download(server.url, SHA256, folder).read_bytes() == CONTENT
 
@@ -141,7 +141,7 @@ def test_untrusted_certificate(folder, certificate, recwarn, capfd):
     assert capfd.readouterr() == ("", "")
     with (
         Server(CONTENT + b"x", certificate=certificate) as server,
-        pytest.raises(FileNotFoundError, match="sent something else"),
+        pytest.raises(FileNotFoundError, match="sent another file"),
     ):
         download(server.url, SHA256, folder / "wrong")
     assert os.listdir(folder / "wrong") == []
@@ -150,10 +150,10 @@ def test_untrusted_certificate(folder, certificate, recwarn, capfd):
 def test_no_cache_folder(folder):
     folder.parent.write_bytes(b"a file is in the way")
     with pytest.raises(FileNotFoundError, match=f"the cache folder {folder} could not"):
-        download(NOWHERE, SHA256, folder)
+        download(UNREACHABLE, SHA256, folder)
 
 
-# In a package without its __init__, which would import Keras for seconds.
+# In a package without its __init__: importing Keras takes seconds.
 DOWNLOAD = """
 import pathlib, sys, types
 sys.modules["memembed"] = types.ModuleType("memembed")
@@ -183,5 +183,5 @@ def test_two_at_once_and_one_killed(folder):
     an_hour_ago = time.time() - 3601
     os.utime(started[0], (an_hour_ago, an_hour_ago))
     (folder / "tmp_in_progress").touch()
-    download(NOWHERE, SHA256, folder)
+    download(UNREACHABLE, SHA256, folder)
     assert sorted(os.listdir(folder)) == ["ml-1m.zip", "tmp_in_progress"]

@@ -1,4 +1,4 @@
-"""Tests of which ratings and titles are found, and of what is said about them."""
+"""Tests of which ratings and titles are found, and of the notes about them."""
 
 import functools
 import hashlib
@@ -26,7 +26,7 @@ from memembed.data import (
 )
 
 small_ratings = functools.partial(synthetic_ratings, 50, 40, num_ratings=1200)
-REAL = small_ratings(seed=1)  # passes for MovieLens 1M here
+REAL = small_ratings(seed=1)  # stands for MovieLens 1M here
 MOVIES = """\
 1::Café, The (L'Été) (1995)::Comedy|Drama
 47::Seven (Se7en): Part 1 (1995)::Crime
@@ -46,7 +46,7 @@ BOOKS = b"book_id,user_id,rating\n7,1,5\n7,2,3\n9,1,4\n7,1,2\n"
 
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch):
-    """No variable of the caller's, no network, and few ratings."""
+    """No environment variables, no network, and few ratings."""
     monkeypatch.delenv("MEMEMBED_DATA_DIR", raising=False)
     monkeypatch.delenv("MEMEMBED_DATASET", raising=False)
     monkeypatch.setattr(loading, "download", no_download)
@@ -88,7 +88,7 @@ def write_books(monkeypatch, path):
 
 
 def pin(monkeypatch, source, path):
-    """Let this file pass for the one that `source` expects."""
+    """Make this file the one that `source` expects."""
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     monkeypatch.setattr(source, "SHA256", sha256)
     return path
@@ -100,7 +100,7 @@ def assert_stand_in(ratings):
 
 
 def assert_books(ratings):
-    """Check that the last rating of book 7 by user 1 is kept, and all else."""
+    """Check that the last rating of book 7 by user 1 is kept, and all others."""
     assert ratings.attrs["dataset"] == "goodbooks"
     assert ratings.columns.tolist() == ["user_id", "movie_id", "rating"]
     assert ratings.dtypes.astype(str).tolist() == ["int32", "int32", "float32"]
@@ -159,7 +159,7 @@ class TestDataset:
         ("dataset", "title"),
         [(None, "MovieLens 1M"), ("goodbooks", "goodbooks-10k")],
     )
-    def test_stand_in_warns_where_it_was_not_asked_for(self, dataset, title):
+    def test_stand_in_warns_if_it_was_not_asked_for(self, dataset, title):
         message = f"synthetic, not {title}.* could not be .* set MEMEMBED_DATA_DIR"
         with pytest.warns(UserWarning, match=message) as record:
             assert_stand_in(load_ratings(dataset))
@@ -194,7 +194,7 @@ class TestLocalCopy:
 
     def test_empty_variables_count_as_unset(self, monkeypatch, folder):
         write_ratings(folder)
-        monkeypatch.chdir(folder)  # which an empty path would mean
+        monkeypatch.chdir(folder)  # an empty path would mean this folder
         monkeypatch.setenv("MEMEMBED_DATA_DIR", "")
         monkeypatch.setenv("MEMEMBED_DATASET", "")
         with pytest.warns(UserWarning, match="synthetic"):
@@ -217,7 +217,7 @@ class TestLocalCopy:
             (synthetic_ratings(50, 39, 1200), "1,200 ratings of 50 users and 39"),
         ],
     )
-    def test_cut_or_foreign_ratings(self, folder, ratings, received):
+    def test_incomplete_or_other_ratings(self, folder, ratings, received):
         path = write_ratings(folder, ratings)
         expected = "1,200 ratings of 50 users and 40 movies"
         message = f"{path} is .* expected {expected}, received {received} movies"
@@ -234,7 +234,7 @@ class TestLocalCopy:
             load_ratings()
 
     def test_repeated_ratings(self, folder):
-        # In place of the sixth line, another rating of the first's user and movie.
+        # Replace the sixth line by a second rating of the first user and movie.
         again = REAL[:1].assign(rating=6 - REAL.rating[0])
         repeated = pd.concat([REAL.drop(index=5), again])
         write_ratings(folder, repeated)
@@ -308,7 +308,7 @@ class TestTitles:
             load_titles()
 
     @pytest.mark.parametrize("damaged", [MOVIES[:-20], MOVIES.replace(b"::C", b"C")])
-    def test_cut_or_broken(self, folder, damaged):
+    def test_incomplete_or_broken(self, folder, damaged):
         path = folder / "ml-1m" / "movies.dat"
         path.write_bytes(damaged)
         with pytest.raises(
@@ -319,7 +319,7 @@ class TestTitles:
 
 SETUP = """
 import functools, sys, types
-sys.modules["memembed"] = types.ModuleType("memembed")  # Keras would take seconds
+sys.modules["memembed"] = types.ModuleType("memembed")  # importing Keras takes seconds
 sys.modules["memembed"].__path__ = [{package!r}]
 import pandas as pd
 from memembed.data import loading, prepare
@@ -348,4 +348,4 @@ def test_notes_in_a_notebook():
     ):
         markdown = note.data["text/markdown"]
         assert markdown.startswith(f"> **{text}**")
-        assert "\n" not in markdown  # or the quote ends there
+        assert "\n" not in markdown  # a line break would end the quote

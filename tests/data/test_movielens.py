@@ -1,4 +1,4 @@
-"""Tests of reading and writing MovieLens's form."""
+"""Tests of reading and writing MovieLens's format."""
 
 import io
 import re

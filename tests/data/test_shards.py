@@ -1,4 +1,4 @@
-"""Ratings in Parquet files: every one is seen, and what is wrong is named."""
+"""Ratings in Parquet files: each is read, and errors name the file."""
 
 from collections import Counter
 
@@ -21,7 +21,7 @@ def write(file, user, movie, rating, row_group_size=100):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three files of 500, 500 and 250 ratings, each rating another number."""
+    """Three files of 500, 500 and 250 ratings, all of them different numbers."""
     for i, numbers in enumerate(np.split(np.arange(1250), [500, 1000])):
         file = tmp_path / f"part-{i}-of-3.parquet"
         write(file, numbers % 37 + 5, numbers % 11, numbers.astype("float32"))
@@ -93,7 +93,7 @@ def test_ratings_of_many_row_groups_are_shuffled_together(folder):
     assert (np.diff(first) < 0).any()
 
 
-def test_each_epoch_has_an_order_of_its_own_that_can_be_had_again(folder):
+def test_each_epoch_has_its_own_order_that_can_be_repeated(folder):
     batches = batches_of(folder)
     first, second = seen(batches), seen(batches)
     assert batches.epoch == 1
@@ -102,7 +102,7 @@ def test_each_epoch_has_an_order_of_its_own_that_can_be_had_again(folder):
     assert seen(batches_of(folder, seed=1)).tolist() != first.tolist()
 
 
-def test_a_look_at_the_first_batches_does_not_use_them_up(folder):
+def test_the_first_batches_can_be_read_twice_in_an_epoch(folder):
     batches = batches_of(folder)
     looked_at = [batches[i][1].tolist() for i in range(2)]
     assert [batches[i][1].tolist() for i in range(2)] == looked_at
@@ -124,7 +124,7 @@ def test_processes_share_the_ratings(folder):
     assert len(set(ratings)) == len(ratings) > 1000
 
 
-def test_fit_takes_them(folder):
+def test_fit_accepts_the_batches(folder):
     batches, ratings = batches_of(folder), Counter()
     read = batches.read
 
@@ -139,7 +139,7 @@ def test_fit_takes_them(folder):
     model.fit(batches, epochs=3, shuffle=False, verbose=0)
     assert int(model.optimizer.iterations) == 3 * len(batches)
     assert ratings[1] == ratings[2] == 1250
-    assert ratings[0] >= 1250  # begun twice, if Keras looks at its shapes
+    assert ratings[0] >= 1250  # more if Keras looks at the shapes first
 
 
 def test_a_folder_without_files_is_refused(tmp_path):
@@ -172,7 +172,7 @@ def test_a_file_that_is_cut_or_gone_later_is_named(folder):
     batches = batches_of(folder)
     for file in folder.glob("part-0*"):
         file.unlink()
-    with pytest.raises(ValueError, match=r"part-0-of-3\.parquet cannot be read on"):
+    with pytest.raises(ValueError, match=r"part-0-of-3\.parquet cannot be read"):
         seen(batches)
 
 
@@ -220,7 +220,7 @@ def test_options_that_do_not_fit_are_refused(folder, options, message):
         batches_of(folder, **options)
 
 
-def test_synthetic_shards_are_the_same_however_they_are_cut_off(tmp_path):
+def test_synthetic_shards_are_the_same_after_an_interruption(tmp_path):
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     for folder in (whole, resumed):
         write_synthetic_shards(folder, 2500, 100, 30, shard_size=1000)
@@ -234,7 +234,7 @@ def test_synthetic_shards_are_the_same_however_they_are_cut_off(tmp_path):
         assert kept == ("-1-" not in file.name)
 
 
-def test_the_noise_is_all_that_ids_do_not_say(tmp_path):
+def test_only_the_noise_does_not_depend_on_the_ids(tmp_path):
     for seed in (0, 1):
         folder = tmp_path / str(seed)
         write_synthetic_shards(folder, 40_000, 20, 20, noise=0.5, seed=seed)

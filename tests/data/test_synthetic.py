@@ -1,4 +1,4 @@
-"""Tests of the stand-in: its shape, and how near it is to MovieLens 1M."""
+"""Tests of the stand-in: its size, and how similar it is to MovieLens 1M."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_ratings_are_those_of_movielens(full):
     assert popular.mean() - rare.mean() == pytest.approx(0.68, abs=0.15)
 
 
-def test_biases_do_as_well_as_on_movielens(full):
+def test_biases_predict_as_well_as_on_movielens(full):
     # Least squares on MovieLens 1M: .907.
     test = np.random.default_rng(0).random(len(full)) < 0.15
     error = full.rating - full.rating[~test].mean()

@@ -1,6 +1,6 @@
-"""Several processes: the losses of one, and what happens when one of them dies.
+"""Several processes have the losses of one process, even after one of them dies.
 
-`make distributed` runs it: it needs JAX and Orbax.
+`make distributed` runs these tests. They need JAX and Orbax.
 """
 
 import os
@@ -24,16 +24,16 @@ from memembed.experiments import distributed  # noqa: E402
 
 EPOCHS = 7
 KILLS = 5  # in each layout
-BOUND = 60  # seconds: JAX's silence of 10, and a slow machine
+BOUND = 60  # seconds: JAX waits for 10, and machines may be slow
 
 
 class Training:
-    """A training in the background, whose lines are read as they come."""
+    """A training in the background, whose output is read line by line."""
 
     def __init__(self, folder, *options, epochs=EPOCHS):
         command = [sys.executable, "-m", "memembed.experiments.distributed"]
         command += ["--folder", str(folder), "--epochs", str(epochs), *options]
-        # Not a pipe, which would fill up while nobody reads it.
+        # Not a pipe, which would fill up because nothing reads it.
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             command, text=True, stdout=subprocess.PIPE, stderr=self.errors
@@ -41,7 +41,7 @@ class Training:
         self.pids, self.losses = {}, {}
 
     def read(self, until=r"$^"):
-        """Read on to a line like this, or to the end; return what it says."""
+        """Read up to a matching line, or to the end. Return the match or None."""
         for line in self.process.stdout:
             if found := re.match(r"process (\d+) of \d+: pid (\d+)", line):
                 self.pids[int(found[1])] = int(found[2])
@@ -69,10 +69,8 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.parametrize("layout", ["rows", "whole"])
-def test_two_processes_have_the_losses_of_one_however_often_they_die(
-    layout, alone, tmp_path
-):
-    """Each restart goes on, and is killed again in the middle of an epoch."""
+def test_two_processes_have_the_losses_of_one_even_if_they_die(layout, alone, tmp_path):
+    """Each restart resumes, and is killed again in the middle of an epoch."""
     draw, options = random.Random(0), ("--layout", layout)
     training = Training(tmp_path, *options, "--max-restarts", str(KILLS))
     for kill in range(KILLS):
@@ -104,7 +102,7 @@ def test_a_process_on_another_machine_ends_too(tmp_path):
     assert time.monotonic() - start < BOUND
     assert code == 1
     assert re.search("^Process 0 ended .* on another machine has died", complaint, re.M)
-    assert complaint.strip().endswith("goes on from the last checkpoint.")
+    assert complaint.strip().endswith("to resume from the last checkpoint.")
     assert second.end()[0] == 1
 
 
@@ -132,12 +130,12 @@ def test_the_exit_code_of_a_process_is_waited_for(monkeypatch):
     assert complaint.startswith("Process 0 ended by SIGABRT")
 
 
-def test_a_name_that_stands_for_its_own_host_is_refused(monkeypatch):
+def test_a_name_that_other_hosts_cannot_reach_is_refused(monkeypatch):
     monkeypatch.setattr("socket.gethostname", lambda: "me")
     addresses = {"me": "127.0.1.1", "first": "10.0.0.1", "localhost": "127.0.0.1"}
     monkeypatch.setattr("socket.gethostbyname", addresses.__getitem__)
     distributed.check_name_of_host("localhost:4321")
-    with pytest.raises(SystemExit, match="me, which stands for 127"):
+    with pytest.raises(SystemExit, match="me, which resolves to 127"):
         distributed.check_name_of_host("first:4321")
 
 

@@ -39,7 +39,7 @@ def ratings():
 
 @pytest.fixture(scope="module", autouse=True)
 def cheap():
-    """Train nothing: settings say what weights are multiplied by. Compress by width."""
+    """Do not train: multiply weights by a factor. Compress by fewer columns."""
 
     def compress(model, examples, max_bytes, **options):
         columns = max(1, max_bytes // 2000 - 1)  # of 500 ids, beside a bias
@@ -147,7 +147,7 @@ def test_settings_are_those_of_the_least_validation_loss(rows):
     assert choices.mse.isna().all() and choices.recall.isna().all()
 
 
-def test_a_summary_is_of_pairs_measured_in_full(rows):
+def test_a_summary_has_only_complete_pairs(rows):
     tasks = [fake(RATINGS, splits=(0, 1)), fake(RANKING, averages=False)]
     whole = against_full_tables(rows, tasks)
     assert whole["pairs"].tolist() == [4, 4, 2, 2]
@@ -170,7 +170,7 @@ def test_a_summary_is_of_pairs_measured_in_full(rows):
     assert whole["±"][first] == pytest.approx(spread)
 
 
-def test_it_goes_on_where_it_was_stopped(ratings, tmp_path, monkeypatch):
+def test_it_resumes_where_it_was_stopped(ratings, tmp_path, monkeypatch):
     path, task = tmp_path / "stopped.csv", fake(RATINGS)
     before = Study.row
 
@@ -197,7 +197,7 @@ def test_what_does_not_fit_is_left_out(ratings, tmp_path):
     assert set(rows[rows["size"] == 3].method) == {"few bits", "few bits, not trained"}
 
 
-def test_an_average_is_cut_back_without_a_loss_of_its_first_axes(ratings, tmp_path):
+def test_cutting_back_an_average_keeps_its_first_axes(ratings, tmp_path):
     task = fake(RATINGS, columns=6)
     journal = Journal(tmp_path / "cut.csv", COLUMNS, KEY)
     study = Study(task, prepare(ratings), 0, journal, progress=quiet)

@@ -36,7 +36,7 @@ def test_the_rungs(ratings):
     assert 8200 < sizes["few bits of an average, a thirtieth"] <= 260_000 // 30
 
 
-def test_it_goes_on_where_it_was_stopped(ratings, tmp_path):
+def test_it_resumes_where_it_was_stopped(ratings, tmp_path):
     path, stops = tmp_path / "ladder.csv", [2]
 
     def three(data, seed, all_rungs):

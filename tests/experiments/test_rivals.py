@@ -49,20 +49,20 @@ def tables(data, columns):
 @pytest.mark.parametrize(
     "name, max_bytes, expected",
     [
-        # 400 rows of 4 bytes a number, and as many for biases.
+        # 400 rows of 4 bytes per number, and 400 biases of 4 bytes.
         (
             "fewer columns",
             400 * 4 * 6 - 1,
             ("float32, 4 columns, full biases", 400 * 4 * 5),
         ),
         ("fewer columns", 400 * 4 * 2 - 1, ("float32, 1 columns, no biases", 400 * 4)),
-        # A row takes a byte a number and a float32 scale.
+        # A row takes 1 byte per number and a float32 scale.
         (
             "fewer columns in int8",
             400 * 16 - 1,
             ("int8, 7 columns, full biases", 400 * 15),
         ),
-        # Half a byte a number, a scale and a zero point; a float32 for each column.
+        # Half a byte per number, a scale and a zero point; a float32 per column.
         (
             "fewer columns in int4",
             400 * 13 + 2 * 4 * 8,
@@ -81,7 +81,7 @@ def test_as_many_columns_as_fit(data, name, max_bytes, expected):
 def test_what_is_stored_fills_the_budget(data, rival, max_bytes):
     found = rival.candidates(data, dot_product_model, max_bytes)
     assert found or max_bytes == 4000
-    # A column more is a large step, and so is a projection; a row more is not.
+    # One more column is a large step, and so is a projection. One more row is not.
     least = 0.8 if rival.name in ("hashing", "multiply", "add") else 0.5
     for candidate in found:
         size = stored(candidate)
@@ -96,7 +96,7 @@ def test_biases_shrink_where_they_would_not_fit(data):
     ]
     names = [[each.name for each in candidates] for candidates in found]
     small, full = (f"hashing, 4 columns, {how} biases" for how in ("small", "full"))
-    # A row of 4 and a bias, on both sides; or the row, and 400 biases.
+    # A row of 4 and a bias, on both sides; or these rows and 400 biases.
     assert names == [[], [small], [small], [full]]
 
 
@@ -175,7 +175,7 @@ class TestProductQuantisation:
 
     def test_the_bytes(self, data, trained):
         found = self.pq.candidates(data, dot_product_model, 3000, trained=trained)
-        # A part takes half a byte an id, and 16 vectors on both sides.
+        # A part takes half a byte per id, and 16 vectors on each side.
         biases = 400 // 2 + 2 * 16 * 4
         for width, candidate in zip((1, 2), found, strict=True):
             parts = min((3000 - biases) // (200 + 2 * 16 * 4 * width), 8 // width)

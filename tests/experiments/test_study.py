@@ -16,7 +16,7 @@ from memembed.experiments.study import (
 )
 from memembed.training import EXAMPLE, Settings
 
-# Two models of two choices and two seeds, one of them as the example trains it too.
+# Two models, two choices, two seeds. One is also trained as the example trains it.
 MODELS = [
     Configuration("plain", "both", "12", 12, {"user": PLAIN, "movie": PLAIN}),
     Configuration("biases", "both", "b", 0, {"user_bias": PLAIN, "movie_bias": PLAIN}),
@@ -45,7 +45,7 @@ def run(data, path, update=lambda: None):
 
 @pytest.fixture(scope="module")
 def rows(data, tmp_path_factory):
-    """The rows of a study that was stopped twice, and then once more run to its end."""
+    """The rows of a study that was stopped twice and then run to its end."""
     path = tmp_path_factory.mktemp("study") / "study.csv"
     stops = [3, 5]
 
@@ -63,7 +63,7 @@ def rows(data, tmp_path_factory):
     return finished
 
 
-def test_every_configuration_can_be_built_and_is_there_once():
+def test_every_configuration_can_be_built_and_is_listed_once():
     data = prepare(synthetic_ratings(num_ratings=130_000))
     parameters = {}
     for model in configurations(data):

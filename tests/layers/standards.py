@@ -1,9 +1,9 @@
-"""What every embedding layer of memembed has to do, whichever backend Keras runs on.
+"""Tests that every embedding layer of memembed must pass, on any backend of Keras.
 
-A test class inherits `EmbeddingStandards` and says which layer it is about, in which
-configurations, and what the layer computes. A layer is compared with that oracle,
-written in NumPy and float64 from the paper's formulas. An oracle is multilinear in the
-weights: that is what its derivatives and the bounds on rounding errors rest on.
+A test class inherits `EmbeddingStandards` and defines the layer, its configurations,
+and an oracle: what the layer computes, written in NumPy and float64 from the paper's
+formulas. An oracle must be multilinear in the weights, because its derivatives and the
+bounds on rounding errors depend on this.
 """
 
 import json
@@ -60,7 +60,7 @@ def quantize(model, mode="int8"):
 
 
 def slow(test):
-    """Mark a test that trains or compiles: it runs for the first configuration."""
+    """Mark a test that trains or compiles: it runs only for the first configuration."""
     test.slow = True
     return test
 
@@ -74,7 +74,7 @@ class EmbeddingStandards:
     distinct = True  # whether no two ids have the same embedding
 
     def oracle(self, layer, weights, ids):
-        """Return the embeddings of `ids` if the layer had these weights."""
+        """Return the embeddings of `ids` for a layer with these weights."""
         raise NotImplementedError
 
     def rounding(self, layer, weights):
@@ -106,7 +106,7 @@ class EmbeddingStandards:
         return layer
 
     def new(self, layer, **arguments):
-        """Return an unbuilt layer like this one, but for `arguments`."""
+        """Return an unbuilt layer like this one, with other `arguments`."""
         return self.layer_class.from_config({**layer.get_config(), **arguments})
 
     # What it computes.
@@ -138,7 +138,7 @@ class EmbeddingStandards:
         ids = np.array([0, 1, layer.input_dim - 1]).astype(dtype)
         expected = embed(layer, ids.astype("int32"))
         np.testing.assert_array_equal(embed(layer, ids), expected)
-        if (BACKEND, dtype) != ("torch", "uint64"):  # Keras has none on Torch
+        if (BACKEND, dtype) != ("torch", "uint64"):  # Keras has no uint64 on Torch
             np.testing.assert_array_equal(embed(layer, ops.array(ids)), expected)
 
     def test_floats_are_truncated_as_keras_does(self, layer):
@@ -193,7 +193,7 @@ class EmbeddingStandards:
     @pytest.mark.parametrize(
         ("dtype", "ids"),
         [
-            # Each is 5, or less, once it is cut to 32 bits.
+            # Cut to 32 bits, each of them would be 5 or less.
             ("int64", [2**63 - 2**32 + 5, 2**32 + 5, -(2**32) + 5, -(2**63)]),
             ("uint64", [2**64 - 2**32 + 5, 2**32 + 5, 2**64 - 1, 2**63]),
             ("uint32", [2**32 - 1, 2**31, 2**31 + 5]),
@@ -209,7 +209,7 @@ class EmbeddingStandards:
             assert np.isnan(embed(layer, ops.array(ids))).all()
 
     @pytest.mark.parametrize("dtype", ["float32", "float64"])
-    def test_floats_that_are_no_id_are_nan(self, layer, dtype):
+    def test_floats_that_are_not_ids_are_nan(self, layer, dtype):
         ids = [np.nan, np.inf, -np.inf, -1, layer.input_dim, 1e30, 2.0**31, 2.0**32]
         assert np.isnan(embed(layer, np.array(ids, dtype))).all()
 
@@ -253,7 +253,7 @@ class EmbeddingStandards:
         "kind", [Subclassed, lambda layer: keras.Sequential([layer])]
     )
     def test_built_by_its_first_call(self, layer, kind, first):
-        """Which is traced: as if it had been built before."""
+        """The first call is traced. Results must be those of a layer built before."""
         ids = np.arange(layer.input_dim)[None]
         targets = np.ones((*ids.shape, layer.output_dim))
         results = []
@@ -409,7 +409,7 @@ class EmbeddingStandards:
         quantize(model)
         error = np.abs(predict(model, ids) - exact)
 
-        # A multilinear function moves most where all its terms move the same way.
+        # A multilinear function changes most if all terms change in one direction.
         sizes = [np.abs(weight) for weight in before]
         moved = [
             size + rounding
@@ -417,7 +417,7 @@ class EmbeddingStandards:
         ]
         bound = self.oracle(layer, moved, ids) - self.oracle(layer, sizes, ids)
         assert (error <= bound + 1e-5).all()
-        assert error.max() > 0  # or nothing was quantised
+        assert error.max() > 0  # otherwise, nothing was quantised
         kept = [w for w in layer.weights if w.dtype != "int8" and len(w.shape) > 1]
         assert not kept
 

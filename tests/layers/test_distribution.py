@@ -1,4 +1,4 @@
-"""The layers over 8 devices, as Keras's distribution API spreads them on JAX."""
+"""The layers on 8 devices, with Keras's distribution API on JAX."""
 
 import keras
 import numpy as np
@@ -46,7 +46,7 @@ def replicated():
 
 
 def by_rows():
-    """The rows of each table over the devices that the batch is split over too."""
+    """Split the rows of each table over the same devices as the batch."""
     devices = keras.distribution.list_devices()
     mesh = keras.distribution.DeviceMesh((len(devices),), ["batch"], devices)
     layouts = keras.distribution.LayoutMap(mesh)
@@ -105,7 +105,7 @@ def test_a_packed_table_looks_up_the_same(distribution, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_rows_that_the_devices_do_not_divide_are_refused_in_words():
+def test_rows_that_the_devices_do_not_divide_are_refused():
     message = "'user/remainder' over devices.*Received: 23 rows"
     with by_rows().scope(), pytest.raises(ValueError, match=message):
         QREmbedding(IDS, 8, name="user").build()

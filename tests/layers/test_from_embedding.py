@@ -1,4 +1,4 @@
-"""Compressing a trained table: the layers' side; the numbers are in test_tables."""
+"""Layers made from a trained table. The numbers are tested in test_tables."""
 
 import keras
 import numpy as np
@@ -26,8 +26,8 @@ def squared_error(layer, full, ids=IDS):
 
 
 @pytest.mark.parametrize("use_bias", [False, True])
-def test_md_is_the_best_that_its_widths_allow(full, use_bias):
-    """Eckart and Young: the squares of the singular values that are left out."""
+def test_md_is_the_best_approximation_of_its_widths(full, use_bias):
+    """Its error is the sum of the squared singular values that are left out."""
     layer = MDEmbedding.from_embedding(full, [5, 10, 15], [6, 3, 1], use_bias=use_bias)
     np.testing.assert_array_equal(embed(layer, IDS[:5]), embed(full, IDS[:5]))
     (table,) = full.get_weights()
@@ -41,7 +41,7 @@ def test_md_is_the_best_that_its_widths_allow(full, use_bias):
 
 def test_md_with_popularity_is_better_for_popular_ids(full):
     alike = MDEmbedding.from_embedding(full, [30], [2])
-    popular = np.where(IDS < 20, 1, 50)  # here it is the small rows that matter
+    popular = np.where(IDS < 20, 1, 50)  # the popular ids have the small rows
     weighted = MDEmbedding.from_embedding(full, [30], [2], popular)
     assert squared_error(weighted, full, IDS[20:]) < 0.9 * squared_error(
         alike, full, IDS[20:]
@@ -60,7 +60,7 @@ def test_md_with_popularity_is_better_for_popular_ids(full):
     ids=["MD", "low bit"],
 )
 class TestWarmStart:
-    def test_takes_the_place_of_the_full_table_and_trains_on(self, compress, full):
+    def test_replaces_the_full_table_and_can_be_trained(self, compress, full):
         layer = compress(full)
         model = model_of(layer)
         np.testing.assert_allclose(
@@ -91,7 +91,7 @@ class TestWarmStart:
         )
 
     def test_a_layer_without_a_table(self, compress, full):
-        with pytest.raises(ValueError, match="`embedding` must have been built"):
+        with pytest.raises(ValueError, match="`embedding` must be built"):
             compress(keras.layers.Embedding(30, 6))
         full.quantize("int8")
         with pytest.raises(ValueError, match=r"`embedding` must.*not be quantised"):
@@ -110,6 +110,6 @@ class TestWarmStart:
             compress(table)
 
 
-def test_blocks_that_are_not_those_of_the_table(full):
+def test_blocks_that_do_not_sum_to_the_ids(full):
     with pytest.raises(ValueError, match=r"`block_sizes` must sum.*\[5, 5\], 30 ids"):
         MDEmbedding.from_embedding(full, [5, 5], [6, 3])

@@ -21,7 +21,7 @@ def block_of(layer):
         sizes = layer.block_sizes or [layer.input_dim]
         return np.repeat(np.arange(len(sizes)), sizes)
     blocks = ops.convert_to_numpy(layer.blocks)
-    if isinstance(layer, PackedEmbedding):  # of each chunk, the last bits, and so on
+    if isinstance(layer, PackedEmbedding):  # for each chunk, first the lowest bits
         blocks = blocks.astype("<i4").view("uint8")
         bits = np.unpackbits(blocks, axis=-1, bitorder="little").astype(int)
         blocks = sum(bits[:, i] << i for i in range(bits.shape[1])).ravel()
@@ -35,19 +35,19 @@ def bits_of(layer):
 
 
 def widen(layer, numbers, named):
-    """Return embeddings that hold, or are made of, these numbers."""
+    """Return the embeddings of these numbers: projected, or padded with zeros."""
     if layer.use_projection:
         return numbers @ named["projection"]
     return np.pad(numbers, [(0, 0), (0, layer.output_dim - numbers.shape[1])])
 
 
 def spread(**arguments):
-    """Return a layer with rows so far apart that no two ids are rounded alike."""
+    """Return a layer with rows so far apart that no two ids are rounded equally."""
     arguments = dict(arguments)
     shape = arguments.pop("input_dim"), arguments.pop("columns", None)
     if shape[1] is None:
         shape = shape[0], arguments["output_dim"]
-    # And off any value that might be rounded either way.
+    # The jitter avoids numbers halfway between two codes.
     rows = np.linspace(-2, 2, shape[0])[:, None]
     jitter = np.random.default_rng(0).normal(scale=0.03, size=shape)
     return LowBitEmbedding.from_embedding(rows + jitter, **arguments)
@@ -136,11 +136,11 @@ class TestLowBitEmbedding(EmbeddingStandards):
         return widen(layer, offsets + scales * codes, named)[ids]
 
     def test_gradients(self, layer):
-        """The rounding passes gradients through, but for what it cuts off."""
+        """Gradients pass through the rounding, except for numbers that are clipped."""
         table = by_name(layer)["embeddings"]
         table[0] = 100.0  # past the last value
         layer.tables[0].set_weights([table])
-        # Off the ends of the range, where a gradient is all, half or nothing.
+        # Avoid the ends of the range, where a gradient may be full, half or zero.
         layer.offsets.assign(layer.offsets - 0.3 * ops.exp(layer.log_scales))
         ids = np.array([[0, 1, 2, 1]], "int32")
         factors = np.random.default_rng(0).normal(size=(1, 4, layer.output_dim))
@@ -157,7 +157,7 @@ class TestLowBitEmbedding(EmbeddingStandards):
         steps = (before["embeddings"] - offsets) / scales
         inside = (steps >= 0) & (steps <= tops)
         codes = np.round(steps.clip(0, tops))
-        # As arXiv:1902.08153, section 2.2, says, of four look-ups; or not at all.
+        # The factor of arXiv:1902.08153, section 2.2, for 4 look-ups; or 0.
         share = layer.train_steps / np.sqrt(4 * np.maximum(tops, 1))
         expected = {name: np.zeros_like(weight) for name, weight in before.items()}
         for i, slope in zip(ids[0], factors[0], strict=True):
@@ -175,7 +175,7 @@ class TestLowBitEmbedding(EmbeddingStandards):
             np.testing.assert_allclose(moved[name], slopes, rtol=0.05, atol=0.02)
 
     def test_half_precision_throughout(self, layer):
-        """The rows and the output. What all ids share is float32."""
+        """Rows and output are of half precision. Weights that ids share are float32."""
         for dtype in ("float16", "bfloat16"):
             half = self.new(layer, dtype=dtype)
             ids = np.array([0, layer.input_dim])
@@ -238,7 +238,7 @@ class TestPackedEmbedding(TestLowBitEmbedding):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_the_steps_begin_with_what_covers_the_rows(dtype):
+def test_initial_steps_cover_the_rows(dtype):
     bits, block_sizes = [[2, 0], 3], [5, 7]
     layer = LowBitEmbedding(12, 2, bits, block_sizes, dtype=dtype)
     layer.build()
@@ -303,7 +303,7 @@ def test_packing_blocks_changes_no_embedding(bits, block_sizes):
     assert stored == sizing.low_bit_bytes(300, 5, bits, block_sizes)
 
 
-def test_packing_leaves_out_what_serves_training_alone():
+def test_packing_drops_what_only_training_needs():
     layer, _ = trained(3)
     layer.activity_regularizer = keras.regularizers.L2(0.1)
     packed = layer.pack()
@@ -351,7 +351,7 @@ def test_a_stored_block_is_rounded_as_if_it_were_alone(num_blocks, rows):
 
 
 def test_stored_blocks_by_hand():
-    """Of 257 ids, of which the blocks repeat 0, 1, 2, and the last begins a chunk."""
+    """The blocks of 257 ids repeat 0, 1, 2. The last id starts a second chunk."""
     blocks = np.arange(257) % 3
     table = np.where(blocks == 2, 3.0, np.arange(257) // 3 % 2)[:, None]
     layer = LowBitEmbedding(257, 1, [[1], [1], [2]], [86, 86, 85], store_blocks=True)
@@ -374,7 +374,7 @@ def test_stored_blocks_by_hand():
     ]
 
 
-def test_training_keeps_stored_blocks_and_moves_the_projection():
+def test_training_keeps_stored_blocks_and_changes_the_projection():
     layer = spread(**STORED)
     before = by_name(layer)
     names = {weight.name for weight in layer.trainable_weights}
@@ -391,7 +391,7 @@ def test_training_keeps_stored_blocks_and_moves_the_projection():
     )
 
 
-def test_a_projection_begins_as_the_identity():
+def test_a_projection_starts_as_the_identity():
     layer = LowBitEmbedding(5, 4, [3, 3], use_projection=True)
     plain = LowBitEmbedding(5, 4, [3, 3])
     layer.build()
@@ -407,7 +407,7 @@ def test_a_projection_begins_as_the_identity():
     ("arguments", "message"),
     [
         ({"blocks": [0, 1, 2]}, r"`blocks` must be.*4 ids.*\[0, 1, 2\]"),
-        ({"blocks": [0, 2, 2, 0]}, r"`blocks` must.*none out.*\[0, 2, 2, 0\]"),
+        ({"blocks": [0, 2, 2, 0]}, r"`blocks` must.*without gaps.*\[0, 2, 2, 0\]"),
         ({"blocks": [0, -1, 1, 0]}, r"`blocks` must be.*-1"),
         ({"blocks": [0.0, 1, 1, 0]}, r"`blocks` must be.*integers"),
         ({"blocks": [0, 1, 1, 0], "block_sizes": [2, 2]}, r"without `block_sizes`"),
@@ -447,7 +447,7 @@ def test_a_table_of_half_precision(dtype):
     np.testing.assert_allclose(embed(layer, ids), embed(full, ids), atol=3e-4)
 
 
-def test_codes_past_what_int32_can_count_are_refused():
+def test_codes_of_more_bytes_than_int32_can_count_are_refused():
     with pytest.raises(ValueError, match=r"codes of 2147483656 bytes"):
         PackedEmbedding(2**28 + 1, 8, bits=8)
 
@@ -520,7 +520,7 @@ def test_a_constant_column():
     np.testing.assert_allclose(embed(layer, np.arange(5)), 3.0)
 
 
-def test_a_scale_that_training_took_to_almost_nothing():
+def test_a_scale_that_is_almost_zero_after_training():
     layer, _ = trained(3)
     layer.log_scales.assign([[-1000.0] * 5])
     model = model_of(layer)
@@ -538,7 +538,7 @@ def test_a_scale_that_training_took_to_almost_nothing():
     [lambda: keras.optimizers.SGD(0.1), lambda: keras.optimizers.Adam(1e-3)],
 )
 def test_training_the_steps_is_stable(optimizer):
-    """Of small scales, beside errors that are a hundred times as large."""
+    """The scales are small, and the errors are 100 times as large."""
 
     def fit(disturbance):
         rng = np.random.default_rng(0)
@@ -561,11 +561,11 @@ def test_training_the_steps_is_stable(optimizer):
     assert scales[0] == pytest.approx(0.0066, rel=0.2)
     assert (scales != scales[0]).any()  # they are trained
     assert (np.abs(np.log(scales / scales[0])) < np.log(2)).all()
-    # A tenth of a step, though it is not for ever that no code will differ.
+    # A tenth of a step. After longer training, some codes would differ.
     np.testing.assert_allclose(fit(1e-7)[2], embeddings, rtol=0, atol=6e-4)
 
 
-def test_steps_that_stay():
+def test_steps_that_are_not_trained():
     layer, _ = trained([2, 3], block_sizes=[100, 200], train_steps=False)
     assert [weight.name for weight in layer.trainable_weights] == ["embeddings"]
     before = by_name(layer)
@@ -579,7 +579,7 @@ def test_steps_that_stay():
 
 
 def test_training_reaches_what_rounding_alone_does_not():
-    """Values at one and two thirds of the range, which one bit cannot hold."""
+    """The table's numbers are not the targets, but 2 bits can hold the targets."""
     targets = np.tile([0.0, 1.0, 2.0, 3.0], 5)[None, :, None]
     table = np.tile([0.4, 0.6, 2.4, 2.6], 5)[:, None]
     layer = LowBitEmbedding.from_embedding(table, bits=2)
@@ -592,7 +592,7 @@ def test_training_reaches_what_rounding_alone_does_not():
     assert model.evaluate(ids, targets, verbose=0) < 0.1 * before
 
 
-def test_what_cannot_be_packed():
+def test_layers_that_cannot_be_packed():
     layer = LowBitEmbedding(4, 2)
     with pytest.raises(ValueError, match="Received: built=False"):
         layer.pack()

@@ -1,4 +1,4 @@
-"""The layers under TensorFlow's `MirroredStrategy`, on two processors out of one."""
+"""The layers under TensorFlow's `MirroredStrategy`, on one CPU used as two."""
 
 import os
 import subprocess
@@ -8,10 +8,10 @@ import keras
 import pytest
 
 pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="a strategy of TensorFlow"
+    keras.backend.backend() != "tensorflow", reason="MirroredStrategy is TensorFlow's"
 )
 
-# In a process of its own: TensorFlow takes devices once, when it starts.
+# In its own process: TensorFlow configures devices only once, when it starts.
 SCRIPT = """
 import tensorflow as tf
 

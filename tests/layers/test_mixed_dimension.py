@@ -46,7 +46,7 @@ class TestMDEmbedding(EmbeddingStandards):
     ]
 
     def blocks(self, layer, weights):
-        """Yield each block's table, projection and bias, the last two perhaps None."""
+        """Yield each block's table, projection and bias. The last two may be None."""
         weights = list(weights)
         tables = [weights.pop(0) for _ in layer.block_sizes]
         for table, dim in zip(tables, layer.block_dims, strict=True):
@@ -63,8 +63,8 @@ class TestMDEmbedding(EmbeddingStandards):
         return np.concatenate(embeddings)[ids]
 
     def rounding(self, layer, weights):
-        # A table has a scale per row and a projection one per column. What comes to a
-        # projection is rounded twice: in the table, and once more before the product.
+        # A table has a scale per row and a projection one per column. The input of a
+        # projection is rounded twice: in the table, and again before the product.
         tables, others = [], []
         for table, projection, bias in self.blocks(layer, weights):
             largest = np.abs(table).max(axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The names of variables that a `LayoutMap` is written from."""
+"""The names of variables that are needed to write a `LayoutMap`."""
 
 import re
 from pathlib import Path
@@ -28,7 +28,7 @@ LAYERS = {
 
 
 def paths_on_the_page():
-    """Return a dict of the first column of the table to the paths beside it."""
+    """Return a dict from the table's first column to the paths beside it."""
     found, layer = {}, None
     for line in PAGE.read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
@@ -51,7 +51,7 @@ def test_the_page_names_the_variables_of_a_layer(name):
         layer = layer.pack()
     named = paths_on_the_page()[name]
     paths = [weight.path for weight in layer.weights]
-    if "more" in name or name == "MDEmbedding":  # "and so on"
+    if "more" in name or name == "MDEmbedding":  # the page writes "and so on"
         kinds = {re.sub(r"\d+", "#", path) for path in paths}
         assert kinds == {re.sub(r"\d+", "#", path) for path in named}
         assert set(named) <= set(paths)

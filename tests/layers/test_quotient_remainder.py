@@ -88,7 +88,7 @@ def test_parameter_count(arguments, parameters):
 @settings(max_examples=25)
 @given(input_dim=st.integers(1, 2000), data=st.data())
 def test_no_two_ids_share_all_their_rows(input_dim, data):
-    """Tables that hold their rows' numbers show which rows an id is made of."""
+    """The tables hold row numbers, to show which rows an id is made of."""
     buckets = st.integers(1, 2 * input_dim)
     tuples = st.lists(buckets, min_size=1, max_size=4).filter(
         lambda sizes: input_dim <= math.prod(sizes) and sum(sizes) < 10**4
@@ -119,7 +119,7 @@ def test_two_buckets_as_a_tuple_are_the_same_layer():
 
 
 def test_a_bag_pooled_before_it_is_combined_is_another_function():
-    """The order that `test_a_bag_is_combined_id_by_id_and_then_pooled` holds to."""
+    """So `test_a_bag_is_combined_id_by_id_and_then_pooled` tests the order."""
     layer = QREmbedding(100, 4)
     layer.build()
     layer.set_weights([keras.random.normal(w.shape, seed=1) for w in layer.weights])
@@ -131,11 +131,11 @@ def test_a_bag_pooled_before_it_is_combined_is_another_function():
 
 
 def test_vocabulary_past_32_bits():
-    """Ids past 2**31 are right, or refused where the backend cannot hold them."""
+    """Ids above 2**31 are correct, or refused if the backend cannot hold them."""
     input_dim, num_buckets = 2**31 + 100, 2**16
     layer = QREmbedding(input_dim, 2, num_buckets, combiner="concatenate")
     if BACKEND == "jax":
-        with pytest.raises(ValueError, match=r"`input_dim` past.*jax_enable_x64.*748"):
+        with pytest.raises(ValueError, match=r"`input_dim` above.*jax_enable_x64.*748"):
             layer.build()
         return
     layer.build()
@@ -152,7 +152,7 @@ def test_vocabulary_past_32_bits():
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [("float32", 24), ("float16", 11)])
-def test_floats_that_cannot_tell_all_ids_apart_are_refused(dtype, bits):
+def test_floats_that_cannot_hold_all_ids_are_refused(dtype, bits):
     ids = ops.array([1.0], dtype)
     assert np.isfinite(embed(QREmbedding(2**bits, 2), ids)).all()
     with pytest.raises(ValueError, match=f"dtype {dtype} .* above {2**bits:,}"):
@@ -168,7 +168,7 @@ def test_ids_up_to_the_last_of_32_bits():
     assert np.isnan(embed(layer, np.array([2**31], "uint32"))).all()
 
 
-def test_ids_that_float16_could_not_hold():
+def test_ids_that_float16_cannot_hold():
     layer = QREmbedding(100_000, 4, dtype="mixed_float16")
     embeddings = embed(layer, np.array([4999, 99_999, 100_000]))
     assert np.isnan(embeddings).all(axis=-1).tolist() == [False, False, True]

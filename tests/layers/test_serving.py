@@ -1,4 +1,4 @@
-"""From raw ids to a served model: trained, saved, reloaded, quantised, and asked."""
+"""From raw ids to a served model: trained, saved, reloaded, quantised, and called."""
 
 import json
 
@@ -15,7 +15,7 @@ NUM_USERS, NUM_MOVIES = 60, 40
 
 @pytest.fixture(scope="module")
 def ratings():
-    """Names of users and movies, and ratings that the two sides' tastes explain."""
+    """Names of users and movies, and ratings that depend on their tastes."""
     rng = np.random.default_rng(0)
     users = rng.integers(NUM_USERS, size=4000)
     movies = (NUM_MOVIES * rng.random(4000) ** 2).astype(int)
@@ -83,7 +83,7 @@ def test_raw_ids_looked_up_in_the_model(ratings, trained, tmp_path):
     for side, vocabulary in vocabularies.items():
         inputs[side] = keras.Input((), dtype="string", name=side)
         lookup = keras.layers.StringLookup(vocabulary=list(vocabulary))
-        rows[side] = lookup(inputs[side]) - 1  # unknown strings are 0: -1 is NaN
+        rows[side] = lookup(inputs[side]) - 1  # unknown strings are -1, so NaN
     whole = keras.Model(inputs, model(rows))
     whole.save(tmp_path / "model.keras")
     served = keras.saving.load_model(tmp_path / "model.keras")

@@ -1,4 +1,4 @@
-"""Results that take too long for a chapter: of `make bench` and of `make study`."""
+"""Results of `make bench` and `make study`, which take too long for a chapter."""
 
 from importlib import resources
 
@@ -9,8 +9,8 @@ def stored(name):
     """Read stored results.
 
     Args:
-        name: name of a table, such as `study`; `machine` says what the times were taken
-            on.
+        name: name of a table, such as `study`. `machine` says on which machines the
+            times were measured.
 
     Returns:
         A DataFrame.
