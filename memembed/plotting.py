@@ -92,7 +92,9 @@ def coverage(counts):
         ids = np.arange(1, len(share) + 1) / len(share)
         axes.plot(np.append(0, ids), np.append(0, share), label=label)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="equal popularity")
-    axes.set(xlabel="most popular ids", ylabel="share of the ratings")
+    axes.set(
+        xlabel="share of the ids, most popular first", ylabel="share of the ratings"
+    )
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.legend(frameon=False)
@@ -134,8 +136,8 @@ def quotient_remainder_grid(input_dim, num_buckets):
         quotient, remainder = divmod(i, num_buckets)
         axes.text(remainder, quotient, str(i), ha="center", va="center")
     axes.set(
-        xlabel="remainder: row of one table",
-        ylabel="quotient: row of the other",
+        xlabel="remainder: row of the remainder table",
+        ylabel="quotient: row of the quotient table",
         xlim=(-0.5, num_buckets - 0.5),
         ylim=(quotients - 0.5, -0.5),
         xticks=range(num_buckets),
@@ -417,14 +419,16 @@ def _curve(axes, method, points):
     axes.plot(one["bytes"], one["mean"], linestyle="", markerfacecolor="white", **style)
 
 
-def _name_points(axes, points, sides=(7, -7)):
+def _name_points(axes, points, sides=(7, -7), colours=None):
     """Write a name beside each point, at the first place where it covers nothing."""
     axes.figure.draw_without_rendering()  # computes the positions on the page
     dots = axes.transData.transform(list(points.values()))
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in dots]
+    taken += [Bbox.from_bounds(x - 2, y - 2, 4, 4) for x, y in _on_lines(axes)]
+    taken += [text.get_window_extent() for text in axes.texts]
     page = axes.get_window_extent()
     for name, point in points.items():
-        for up, right in itertools.product((5, -5, 15, -15), sides):
+        for up, right in itertools.product((5, -5, 15, -15, 25, -25), sides):
             text = axes.annotate(
                 name,
                 point,
@@ -432,6 +436,8 @@ def _name_points(axes, points, sides=(7, -7)):
                 textcoords="offset points",
                 ha="left" if right > 0 else "right",
                 va="center",
+                color=(colours or {}).get(name, "black"),
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             )
             box = text.get_window_extent()
             inside = page.x0 <= box.x0 and box.x1 <= page.x1
@@ -441,6 +447,18 @@ def _name_points(axes, points, sides=(7, -7)):
         else:
             axes.add_artist(text)  # no free place: use the last one
         taken.append(box)
+
+
+def _on_lines(axes, every=8):
+    """Return places on the page that the lines of a figure cross, dots apart."""
+    places = [np.empty((0, 2))]
+    for line in axes.lines:
+        if line.get_linestyle() != "None":
+            corners = line.get_transform().transform(line.get_xydata())
+            for start, end in itertools.pairwise(corners):
+                count = int(np.abs(end - start).max() // every) + 1
+                places.append(np.linspace(start, end, count, endpoint=False))
+    return np.concatenate(places)
 
 
 # The colour, the line style and the line width of each method.
@@ -550,7 +568,7 @@ def frontiers(points, references=None, highest=1.0):
             from it to smaller models.
         highest: the greatest error that is drawn.
     """
-    axes, names = _new_axes(height=4.6), {}
+    axes, names, colours = _new_axes(height=4.6), {}, {}
     *_, newest = points
     for (method, models), colour in zip(points.items(), PALETTE, strict=False):
         shown = models[models.mse <= highest]
@@ -561,6 +579,7 @@ def frontiers(points, references=None, highest=1.0):
             markersize=5 if method == newest else 3,
         )
         names[method] = tuple(shown[["bytes", "mse"]].iloc[0])
+        colours[method] = colour
     for name, (size, error) in (references or {}).items():
         axes.plot(size, error, "k*", markersize=8)
         axes.plot([1, size], [error, error], "k:", linewidth=0.8)
@@ -581,7 +600,7 @@ def frontiers(points, references=None, highest=1.0):
     )
     axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    _name_points(axes, names)
+    _name_points(axes, names, colours=colours)
     return axes
 
 
@@ -647,6 +666,8 @@ def table(frame):
     Returns:
         A pandas `Styler`, which a notebook displays.
     """
+    if frame.index.nlevels == frame.columns.nlevels == 1:  # one row of headers, not two
+        frame = frame.rename_axis(index=None, columns=frame.index.name)
     style = frame.style.format(precision=4, thousands=",", na_rep="–")
     style = style.format_index(precision=2)
     return style.set_table_attributes('class="dataframe"')  # for book themes
