@@ -74,8 +74,10 @@ def quotient_remainder(numbers):
     return make
 
 
+BIAS = "a bias for each user"
 METHODS = {
     "no user table": (lambda ids: _hashed(ids, 1), COLUMNS),  # one row for all
+    BIAS: (lambda ids: _hashed(ids, 1), COLUMNS),
     "full table": columns(COLUMNS),
     "4 columns": columns(4),
     "1 column": columns(1),
@@ -89,7 +91,8 @@ METHODS = {
         for numbers in (1, 1 / 4, 1 / 8)
     },
 }
-FEW_BITS = 4, 16, 64  # times fewer bytes than the full table
+# What is compressed to few bits afterwards, and to how many numbers' bytes per id.
+COMPRESSED = {"full table": (4, 1, 1 / 4), BIAS: (1 / 4, 1 / 8)}
 
 
 def measure(repeats):
@@ -104,7 +107,7 @@ def measure(repeats):
                         chosen[name] = choose(data, name)
                     model = data.trained(name, *chosen[name], seed)
                     models = {name: model}
-                    if name == "full table":
+                    if name in COMPRESSED:
                         models |= data.compressed(model)
                     for each, small in models.items():
                         error, size = data.error(small, "evaluation"), _bytes(small)
@@ -172,7 +175,11 @@ class Data:
         make, width = METHODS[name]
         movies = keras.layers.Embedding(len(self.movies), width, name="movie_embedding")
         model = dot_product_model(
-            make(len(self.users)), movies, biases=False, mean_rating=3.5, max_rating=7.0
+            make(len(self.users)),
+            movies,
+            biases=name == BIAS,
+            mean_rating=3.5,
+            max_rating=7.0,
         )
         penalize(model, l2)
         batches = self.batches(name, "train")
@@ -184,22 +191,25 @@ class Data:
         return model
 
     def compressed(self, model):
-        """Return a model's full tables compressed to few bits, in several sizes."""
+        """Return a model compressed to few bits, in several sizes."""
         import numpy as np
 
         from memembed import compress, pack
 
-        batches = self.batches("full table", "train")
+        batches = self.batches(model.method, "train")
         inputs = [batches[i][0] for i in range(min(len(batches), 256))]
         examples = {
             name: np.concatenate([each[name] for each in inputs])
             for name in ("user", "movie")
         }
         found = {}
-        for times in FEW_BITS:
-            small = pack(compress(model, examples, _bytes(model) // times, verbose=0))
-            small.method = "full table"
-            found[f"few bits, {COLUMNS / times:g} numbers"] = small
+        numbers = 1 if model.method == BIAS else COLUMNS
+        title = f"{BIAS}, few bits" if model.method == BIAS else "few bits"
+        for each in COMPRESSED[model.method]:
+            limit = int(_bytes(model) * each / numbers)
+            small = pack(compress(model, examples, limit, verbose=0))
+            small.method = model.method
+            found[f"{title}, {each:g} numbers"] = small
         return found
 
     def error(self, model, part):

@@ -29,6 +29,7 @@ METRICS = {
     "recall": "recall of the first 20",
     "ndcg": "NDCG of the first 20",
 }
+WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # behind a text
 PALETTE = [BLUE, ORANGE, GREEN, PINK, AMBER, SKY, GREY]
 
 
@@ -437,7 +438,7 @@ def _name_points(axes, points, sides=(7, -7), colours=None):
                 ha="left" if right > 0 else "right",
                 va="center",
                 color=(colours or {}).get(name, "black"),
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+                bbox=WHITE,
             )
             box = text.get_window_extent()
             inside = page.x0 <= box.x0 and box.x1 <= page.x1
@@ -447,6 +448,23 @@ def _name_points(axes, points, sides=(7, -7), colours=None):
         else:
             axes.add_artist(text)  # no free place: use the last one
         taken.append(box)
+
+
+def _name_ends(axes, ends, colours, apart=14):
+    """Write the names of lines right of their ends, one above another."""
+    axes.figure.draw_without_rendering()  # computes the positions on the page
+    axes.figure.set_layout_engine("none")  # and keeps them
+    places = axes.transData.transform(list(ends.values()))
+    names, order = list(ends), places[:, 1].argsort()
+    # Names that would overlap move apart, as far up as down.
+    spaces = np.arange(len(order)) * apart * axes.figure.dpi / 72
+    heights = places[order, 1] - spaces
+    up = np.maximum.accumulate(heights)
+    down = np.minimum.accumulate(heights[::-1])[::-1]
+    for i, height in zip(order, (up + down) / 2 + spaces, strict=True):
+        x, y = axes.transAxes.inverted().transform((places[:, 0].max(), height))
+        style = {"va": "center", "color": colours[names[i]], "bbox": WHITE}
+        axes.text(x + 0.015, y, names[i], transform=axes.transAxes, **style)
 
 
 def _on_lines(axes, every=8):
@@ -477,7 +495,7 @@ LINES = {
 
 
 def rivals(rows, metric, references, worst):
-    """Show the error of methods at the same sizes, a line for each, named at its start.
+    """Show the error of methods at the same sizes, a line for each, named at its end.
 
     Args:
         rows: a DataFrame of stored rows of one task, with the columns `method`, `size`
@@ -489,34 +507,36 @@ def rivals(rows, metric, references, worst):
     """
     up = metric in ("recall", "ndcg")  # where more is better
     points = rows.groupby(["method", "size"])[["bytes", metric]].mean()
-    axes, names = _new_axes(height=5.2), {}
+    axes, names, colours = _new_axes(height=5.2), {}, {}
     for method in filter(points.index.unique("method").__contains__, LINES):
         curve = points.loc[method].sort_values("bytes")
         colour, line, width = LINES[method]
         axes.plot(*curve.T.values, line, color=colour, linewidth=width, marker=".")
         seen = curve[curve[metric] > worst if up else curve[metric] < worst]
         if len(seen):
-            names[method] = tuple(seen.iloc[0])
-    axes.set_ylim(**{"bottom" if up else "top": worst})
+            names[method] = tuple(seen.iloc[-1])
+            colours[method] = colour
+    best = points[metric].max() if up else points[metric].min()
+    axes.set_ylim(*sorted([worst, best + 0.1 * (best - worst)]))
     for method in references:
         error = points.loc[method][metric].mean()
         axes.axhline(error, color="black", linestyle=":", linewidth=0.8)
         axes.annotate(
             method,
-            (1, error),
+            (0, error),
             xycoords=axes.get_yaxis_transform(),
-            ha="right",
-            va="bottom",
+            xytext=(4, 2),
+            textcoords="offset points",
             fontsize="small",
         )
     sizes = points.drop(index=list(references)).groupby("size")["bytes"].max()
     kilobytes = [f"{size}×\n{each / 1000:,.0f} kB" for size, each in sizes.items()]
-    axes.set(xscale="log", xlabel="times fewer bytes", ylabel=METRICS[metric])
+    axes.set(xscale="log", xlabel="how many times fewer bytes", ylabel=METRICS[metric])
     axes.set_xticks(sizes, kilobytes)
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.minorticks_off()
     low, high = sizes.min(), sizes.max()
-    axes.set_xlim(low * (low / high) ** 0.65, high * (high / low) ** 0.05)
-    _name_points(axes, names, sides=[-7])
+    axes.set_xlim(low * (low / high) ** 0.05, high * (high / low) ** 0.6)
+    _name_ends(axes, names, colours)
     return axes
 
 

@@ -217,10 +217,30 @@ def test_rivals():
     assert full.get_ydata() == [0.70, 0.70]
     ticks = [label.get_text() for label in axes.get_xticklabels()]
     assert ticks == ["10×\n0 kB", "100×\n0 kB"]
-    named = {text.get_text(): text.xy for text in axes.texts}
-    assert named["few bits"] == (40, 0.8)
-    assert named["hashing"] == (390, 0.85)  # its first point inside the figure
+    named = heights_of_names(axes)
+    assert 0.72 < named["few bits"] < 0.74  # beside the end of its line
+    assert 0.84 < named["hashing"] < 0.86
     assert axes.get_ylim()[1] == 0.9
+
+
+def test_rivals_with_the_same_error_have_their_names_in_order_and_apart():
+    rows = [("full tables", 1, 4000, 0.7)]
+    for i, method in enumerate(["few bits", "hashing", "mixed dimensions"]):
+        rows += [(method, size, 4000 / size, 0.8 + i / 1e4) for size in (10, 100)]
+    rows = pd.DataFrame(rows, columns=["method", "size", "bytes", "mse"])
+    axes = plotting.rivals(rows, "mse", ["full tables"], worst=0.9)
+    named = heights_of_names(axes)
+    assert named["few bits"] < named["hashing"] - 0.003
+    assert named["hashing"] < named["mixed dimensions"] - 0.003
+    assert np.mean(list(named.values())) == pytest.approx(0.8, abs=0.001)
+
+
+def heights_of_names(axes):
+    """Return the height of the middle of each line's name, as an error."""
+    boxes = {text.get_text(): text.get_window_extent() for text in axes.texts}
+    del boxes["full tables"]
+    place = axes.transData.inverted().transform
+    return {name: place((0, (b.y0 + b.y1) / 2))[1] for name, b in boxes.items()}
 
 
 def test_rivals_with_a_metric_to_maximise():
@@ -249,6 +269,14 @@ def test_table():
     values = {"parameters": [623_744], "MSE": [0.74153], "MAE": [float("nan")]}
     html = plotting.table(pd.DataFrame(values, index=[0.3])).to_html()
     assert all(f">{number}<" in html for number in ("0.30", "623,744", "0.7415", "–"))
+
+
+def test_a_table_has_the_name_of_its_index_in_its_only_row_of_headers():
+    frame = pd.DataFrame({"MSE": [0.7]}, index=pd.Index(["a"], name="model"))
+    html = plotting.table(frame).to_html()
+    head = html[html.index("<thead>") : html.index("</thead>")]
+    assert head.count("<tr>") == 1
+    assert ">model<" in head
 
 
 def test_frontiers_leave_out_high_errors_and_draw_the_last_method_widest():
