@@ -38,11 +38,13 @@ def versions():
 
 def backend_versions():
     """Return the versions of Keras and of each backend, in its environment."""
-    ask = "from importlib.metadata import version as v; print(v('keras'), v('{}'))"
+    ask = "import keras, {0}; print(keras.__version__, {0}.__version__)"
     found = [f"Python {platform.python_version()}"]
     for backend, python in PYTHONS.items():
         command = [python, "-c", ask.format(backend)]
-        keras, own = subprocess.check_output(command, text=True).split()
+        environment = os.environ | {"KERAS_BACKEND": backend}
+        found_there = subprocess.check_output(command, text=True, env=environment)
+        keras, own = found_there.split()
         found.append(f"keras {keras} on {backend} {own}")
     return ", ".join(found)
 

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import time
 from dataclasses import asdict, dataclass, field, fields
-from importlib.metadata import version
+from importlib import import_module
 
 import keras
 import numpy as np
@@ -411,4 +411,6 @@ def split_hash(data):
 
 def versions(*packages):
     """Name the installed versions of these packages, in one line."""
-    return ", ".join(f"{package} {version(package)}" for package in packages)
+    # Not the metadata: a build for CPUs alone is called tensorflow-cpu there.
+    found = {package: import_module(package).__version__ for package in packages}
+    return ", ".join(f"{package} {version}" for package, version in found.items())
