@@ -78,6 +78,10 @@ BIAS = "a bias for each user"
 METHODS = {
     "no user table": (lambda ids: _hashed(ids, 1), COLUMNS),  # one row for all
     BIAS: (lambda ids: _hashed(ids, 1), COLUMNS),
+    f"{BIAS}, and quotient and remainder, 0.25 numbers": (
+        quotient_remainder(1 / 4),
+        COLUMNS,
+    ),
     "full table": columns(COLUMNS),
     "4 columns": columns(4),
     "1 column": columns(1),
@@ -177,7 +181,7 @@ class Data:
         model = dot_product_model(
             make(len(self.users)),
             movies,
-            biases=name == BIAS,
+            biases=BIAS in name,
             mean_rating=3.5,
             max_rating=7.0,
         )

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from importlib.metadata import distribution
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
 import keras
@@ -50,7 +50,8 @@ def python(tmp_path_factory):
     output(sys.executable, "-m", "venv", "--without-pip", folder / "venv")
     python = folder / "venv" / "bin" / "python"
     (site,) = (folder / "venv").glob("lib/python*/site-packages")
-    for each in with_requirements(["keras", "numpy", BACKEND]).values():
+    (backend,) = packages_distributions()[BACKEND]  # tensorflow, or tensorflow-cpu
+    for each in with_requirements(["keras", "numpy", backend]).values():
         for top in {file.parts[0] for file in each.files} - {"..", "__pycache__"}:
             if not (site / top).exists():
                 (site / top).symlink_to(each.locate_file(top))
