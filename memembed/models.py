@@ -107,8 +107,8 @@ def dot_product_model(
 def bias_model(user_bias, movie_bias, mean_rating=None, max_rating=MAX_RATING):
     """Rate a movie by one number for the user and one for the movie.
 
-    The rating is `max_rating * sigmoid(user bias + movie bias)`: the floor that a model
-    with embeddings has to beat.
+    The rating is `max_rating * sigmoid(user bias + movie bias)`. A model with
+    embeddings must have a lower error.
 
     Args:
         user_bias: how many users there are; or a layer from rows of users to vectors of
