@@ -153,11 +153,12 @@ document.addEventListener("DOMContentLoaded", () => {
     }
   }
 
-  /** A number as people write it: 1000000, 1,000,000 or 1_000_000. */
+  /** A number as people write it: 1000000, 1,000,000, 1_000_000 or 1e6. */
   function whole(field, text, what, most) {
     const received = `Received: ${text.trim() || "nothing"}`;
     const plain = /^\d{1,3}([,_]\d{3})+$/.test(text) ? text.replace(/\D/g, "") : text;
-    const number = /^\d+$/.test(plain) ? BigInt(plain) : 0n;
+    const [, digits, zeros = "0"] = /^(\d+)(?:e(\d{1,2}))?$/i.exec(plain) ?? [, "0"];
+    const number = BigInt(digits) * 10n ** BigInt(zeros);
     if (number < 1n) {
       throw new Problem(field, `${what} must be a positive whole number. ${received}`);
     }
@@ -291,9 +292,9 @@ document.addEventListener("DOMContentLoaded", () => {
     const ratio = Number(full.stored) / Number(yours.stored);
     const times = (number) => number.toLocaleString("en", { maximumSignificantDigits: 3 });
     let beside = "as much as full tables in float32";
-    if (ratio > 1) beside = `${times(ratio)} times less than full tables in float32`;
+    if (ratio > 1) beside = `${times(ratio)} times fewer bytes than full tables in float32`;
     if (ratio < 1) beside = `${times(1 / ratio)} times as much as full tables in float32`;
-    return `Yours take ${inBytes(yours.stored)}, ${beside}.`;
+    return `Your tables take ${inBytes(yours.stored)}, ${beside}.`;
   }
 
   function draw(full, yours) {

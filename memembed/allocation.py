@@ -175,8 +175,8 @@ def allocate(groups, max_bytes, reserved=0, progress=lambda numbers: None):
         progress: called for each block, with how many numbers it has.
 
     Returns:
-        A dict from each name to a pair: its `Layout`, and a list with an entry for each
-        block, which holds the bits of each column that is kept.
+        A dict from each name to a pair of its `Layout` and a list with an entry for
+        each block, which holds the bits of each column that is kept.
 
     Raises:
         ValueError: `max_bytes` is too small for one bit for each id.

@@ -47,14 +47,21 @@ def compress_and_train(
     the result is never worse than without training.
 
     Args:
-        model: as in `compress`, and compiled. It is not changed.
-        examples: as in `fine_tune`.
-        validation_data: as in `fine_tune`.
-        max_bytes: as in `compress`.
-        score: as in `fine_tune`.
-        batch_size: as in `fine_tune`.
-        epochs: as in `fine_tune`.
-        verbose: as in `fine_tune`.
+        model: a functional or sequential `keras.Model`, trained and compiled. Its
+            embedding layers of at least 32 ids are compressed. It is not changed.
+        examples: training data with labels, as `fit` takes it: a tuple of inputs,
+            labels and perhaps sample weights, or a dataset.
+        validation_data: the same, with other examples. All settings are chosen on it.
+        max_bytes: how many bytes the result may take: all of its weights, including
+            those of other layers.
+        score: a function of a model, whose value is minimised. Default: the loss on the
+            validation data.
+        batch_size: examples per step, if they are arrays.
+        epochs: how long each setting trains. It stops earlier if the loss has not
+            fallen for two epochs.
+        verbose: 1 to show progress and each setting that is tried, 0 to show nothing.
+            `"auto"`: 1 in a terminal, and in a notebook that is open in JupyterLab or
+            Colab.
 
     Returns:
         A packed model of at most `max_bytes`.

@@ -275,8 +275,8 @@ def embeddings_of(model):
         model: a `keras.Model` made by a function of this module, or loaded.
 
     Returns:
-        A dict of the layers that the model has: `"user"` and `"movie"`, and for biases
-        `"user_bias"` and `"movie_bias"`.
+        A dict from `"user"` and `"movie"`, and for biases `"user_bias"` and
+        `"movie_bias"`, to the layers. It has only those that the model has.
 
     Raises:
         ValueError: `model` is not a model of this module.

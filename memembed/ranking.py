@@ -134,7 +134,7 @@ def errors_by_popularity(model, examples, counts, by="movie", groups=5):
         groups: how many groups to make.
 
     Returns:
-        A DataFrame with a row for each group, the most popular first. Its columns:
+        A DataFrame with a row for each group, the most popular first. Its columns are
         `rows`, the number of movies or users; `counts`, how often they are trained on;
         `ratings`, the number of `examples` with them; and `MSE` and `MAE`.
 

@@ -1,6 +1,7 @@
 """Show a Keras class in the API pages with the signature of its own __init__.
 
-Autodoc would show the signature of keras.Layer.__new__: (*args, **kwargs).
+Autodoc would show the signature of keras.Layer.__new__: (*args, **kwargs). It would
+also list the fields of a named tuple, with "Alias for field number 0".
 """
 
 import inspect
@@ -18,7 +19,14 @@ def own_signature(app, what, name, obj, options, signature, returns):
         return stringify_signature(own, show_annotation=False), returns
 
 
+def is_undescribed_field(app, what, name, obj, skip, options):
+    """Leave out fields of a named tuple: its own description names them."""
+    described = not str(obj.__doc__).startswith("Alias for field number")
+    return None if described else True
+
+
 def setup(app):
     """Register with Sphinx."""
     app.connect("autodoc-process-signature", own_signature)
+    app.connect("autodoc-skip-member", is_undescribed_field)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -11,7 +11,7 @@ from memembed.data.vocabulary import Vocabulary
 
 
 class Split(NamedTuple):
-    """Three disjoint parts of a table of ratings."""
+    """Three disjoint parts of a table of ratings: train, validation, evaluation."""
 
     train: pd.DataFrame
     validation: pd.DataFrame

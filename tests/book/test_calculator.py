@@ -224,7 +224,8 @@ def test_the_line_of_python_makes_the_layer(method, fill):
         ("plain", "tables", "-5", "positive whole number. Received: -5"),
         ("plain", "tables", "6040,3706", "Received: 6040,3706"),
         ("plain", "tables", "users", "Received: users"),
-        ("plain", "tables", "1e3", "Received: 1e3"),
+        ("plain", "tables", "1e-3", "Received: 1e-3"),
+        ("plain", "tables", "1e13", "at most 1,000,000,000,000. Received: 1e13"),
         ("plain", "tables", "9" * 40, "at most 1,000,000,000,000. Received: 999"),
         ("plain", "columns", "", "Columns must be a positive whole number."),
         ("plain", "columns", "0", "Received: 0"),
@@ -260,6 +261,13 @@ def test_bad_input_is_reported_at_its_field(
     assert problems == []
 
 
+def test_a_number_can_be_written_in_several_ways(fill):
+    written = fill({"tables": "1e9 2E3 1,000,000 50_000", "columns": "64"})
+    plain = fill({"tables": "1000000000 2000 1000000 50000", "columns": "64"})
+    assert written == plain
+    assert "".join(plain.problems) == ""
+
+
 def test_incompatible_choices_are_reported_at_their_field(tab, visit):
     visit(PAGE)
     tab.fill("#columns", "7")
@@ -268,7 +276,7 @@ def test_incompatible_choices_are_reported_at_their_field(tab, visit):
         "an even number of columns"
     )
     tab.select_option("#method", "bits")
-    expect(tab.locator("#summary")).to_contain_text("Yours take")
+    expect(tab.locator("#summary")).to_contain_text("Your tables take")
     tab.fill("#tables", "1,000,000,000")
     expect(tab.locator("#bits-problem")).to_contain_text("at most 2,147,483,648 bytes")
 
@@ -288,7 +296,7 @@ def test_a_setting_is_shared_by_the_address(tab, browser, visit):
     for label, text in SETTING.items():
         tab.get_by_label(label, exact=True).fill(text)
     summary = tab.locator("#summary").text_content()
-    assert "Yours take" in summary
+    assert "Your tables take" in summary
 
     context = browser.new_context()
     other = context.new_page()
