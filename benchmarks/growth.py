@@ -74,11 +74,11 @@ def quotient_remainder(numbers):
     return make
 
 
-BIAS = "a bias for each user"
+BIAS = "bias"  # one for each user and each movie, beside one row for all users
 METHODS = {
     "no user table": (lambda ids: _hashed(ids, 1), COLUMNS),  # one row for all
     BIAS: (lambda ids: _hashed(ids, 1), COLUMNS),
-    f"{BIAS}, and quotient and remainder, 0.25 numbers": (
+    f"{BIAS} and quotient and remainder, 1.25 numbers": (
         quotient_remainder(1 / 4),
         COLUMNS,
     ),
@@ -208,7 +208,7 @@ class Data:
         }
         found = {}
         numbers = 1 if model.method == BIAS else COLUMNS
-        title = f"{BIAS}, few bits" if model.method == BIAS else "few bits"
+        title = f"{BIAS} in few bits" if model.method == BIAS else "few bits"
         for each in COMPRESSED[model.method]:
             limit = int(_bytes(model) * each / numbers)
             small = pack(compress(model, examples, limit, verbose=0))
