@@ -518,14 +518,16 @@ def rivals(rows, metric, references, worst):
             colours[method] = colour
     best = points[metric].max() if up else points[metric].min()
     axes.set_ylim(*sorted([worst, best + 0.1 * (best - worst)]))
-    for method in references:
-        error = points.loc[method][metric].mean()
+    errors = {method: points.loc[method][metric].mean() for method in references}
+    for method, error in errors.items():
+        lower = error < max(errors.values())  # its name goes below its line
         axes.axhline(error, color="black", linestyle=":", linewidth=0.8)
         axes.annotate(
             method,
             (0, error),
             xycoords=axes.get_yaxis_transform(),
-            xytext=(4, 2),
+            xytext=(4, -2 if lower else 2),
+            va="top" if lower else "bottom",
             textcoords="offset points",
             fontsize="small",
         )
