@@ -111,8 +111,9 @@ def principal_axes(triangle, other):
             matrix whose square says how much an error of its embeddings counts.
 
     Returns:
-        `turn` and `back`, arrays of shape `(columns, rank)`. `turn @ back.T` is a
-        projection, and does not change the first table.
+        `turn` and `back`, arrays of shape `(columns, rank)`, with the rank of the
+        products. `turn @ back.T` is a projection. It does not change the first table if
+        that table has the same rank.
 
     Example:
         >>> one, two = np.array([[3.0, 3.0], [4.0, 4.0]]), np.eye(2)

@@ -20,7 +20,7 @@ class Settings:
     """How a model is trained. The defaults are those of the Keras example.
 
     Attributes:
-        learning_rate: Adam's, in the first epoch.
+        learning_rate: Adam's, before the schedule lowers it.
         schedule: `"constant"`, or `"cosine"`: the rate falls from epoch to epoch
             towards 0 along half a cosine wave (Loshchilov and Hutter, SGDR, 2016,
             arXiv:1608.03983, section 3).
