@@ -36,9 +36,9 @@ PALETTE = [BLUE, ORANGE, GREEN, PINK, AMBER, SKY, GREY]
 def _new_axes(height=3.6):
     # Not with plt.rc_context: when it exits in a notebook, it undoes the interactive
     # mode that the first figure sets up, and later figures are not shown.
-    _, axes = plt.subplots(
-        figsize=(6.4, height), dpi=120, facecolor="white", layout="constrained"
-    )
+    # Small figures at a high resolution: their text can be read on a phone.
+    size = {"figsize": (5.6, 0.875 * height), "dpi": 137}
+    _, axes = plt.subplots(facecolor="white", layout="constrained", **size)
     axes.set_prop_cycle(color=PALETTE)
     axes.set_axisbelow(True)
     axes.grid(color="#e0e0e0")
@@ -320,8 +320,9 @@ def size_and_error(
         rows: `memembed.training.Result` objects, or a DataFrame of stored rows.
         metric: `"mae"` or `"mse"`.
         curves: whether the rows are those of the study. Then a method's models are
-            joined, by a solid line if they have biases, and named in a legend. Models
-            with one table shrunk are hollow. Otherwise, each point shows its name.
+            joined, by a solid line if they have biases. Colours are those of a legend,
+            markers those of `MARKERS`. Models with one table shrunk are hollow.
+            Otherwise, each point shows its name.
         highlight: names of models to draw in a second colour.
         reference: the name of a model whose error is drawn as a dotted line. The models
             are joined by a line, in their order.
@@ -348,16 +349,24 @@ def size_and_error(
         axes.annotate(
             label,
             (size, error),
-            xytext=(7, 5),
+            xytext=(-7, 5),
             textcoords="offset points",
+            ha="right",
             fontsize="small",
         )
     if curves:
         for method, of_method in points.groupby("method", sort=False):
             _curve(axes, method, of_method)
         axes.margins(x=0.15)  # room for the labels of published results
+        methods = points.method.unique()
+        dots = {
+            family: axes.plot([], [], "o-", color=colour, markersize=4)[0]
+            for family, colour in COLOURS.items()
+            if any(_family(method) == family for method in methods)
+        }
+        style = {"ncols": 3, "frameon": False}
         axes.figure.legend(
-            loc="outside lower center", ncols=3, frameon=False, fontsize="small"
+            dots.values(), dots, loc="outside lower center", fontsize="small", **style
         )
         return axes
     if reference:
@@ -388,21 +397,24 @@ def size_and_error(
 # Colours by the start of a method's name, markers by a part of the name.
 COLOURS = {
     "plain": BLUE,
-    "biases": SKY,
+    "biases alone": SKY,
     "hashing": GREY,
-    "QR and MD": PINK,
+    "QR and MD combined": PINK,
     "QR": ORANGE,
     "MD": GREEN,
 }
 MARKERS = {"by hand": "s", "add": "^", "concatenate": "s"}
 
 
+def _family(method):
+    """Return what a method's name begins with: the first of `COLOURS` that fits."""
+    return next(each for each in COLOURS if method.startswith(each))
+
+
 def _curve(axes, method, points):
     """Draw the models of one method."""
     style = {
-        "color": next(
-            (COLOURS[each] for each in COLOURS if method.startswith(each)), PINK
-        ),
+        "color": COLOURS[_family(method)],
         "marker": next((MARKERS[each] for each in MARKERS if each in method), "o"),
         "markersize": 4,
     }

@@ -194,6 +194,8 @@ def test_the_curves_of_the_study():
     assert curves["plain"].get_ydata().tolist() == pytest.approx([0.80, 0.73])
     assert curves["QR, add"].get_linestyle() == "--"
     assert curves["QR, multiply, and biases"].get_linestyle() == "-"
+    (legend,) = axes.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["plain", "QR"]
     hollow = [x for x in axes.lines if x.get_markerfacecolor() == "white"]
     assert [70] in [line.get_xdata().tolist() for line in hollow]
 
