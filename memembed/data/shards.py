@@ -237,14 +237,16 @@ class _Batches(keras.utils.PyDataset):
 
     def _pools(self, random):
         """Yield pools. While one is used, read the next one."""
-        with ThreadPoolExecutor(1) as executor:
-            waiting = []
-            for chosen in self._chosen(random):
-                waiting.append(executor.submit(self.read, chosen))
-                if len(waiting) == 2:
-                    yield waiting.pop(0).result()
-            for each in waiting:
-                yield each.result()
+        # A `with` statement would join the thread when the generator ends. The garbage
+        # collector may end it at any moment, and joining can then block forever. This
+        # thread ends when nothing refers to the executor any more.
+        executor, waiting = ThreadPoolExecutor(1), []
+        for chosen in self._chosen(random):
+            waiting.append(executor.submit(self.read, chosen))
+            if len(waiting) == 2:
+                yield waiting.pop(0).result()
+        for each in waiting:
+            yield each.result()
 
     def _chosen(self, random):
         """Yield lists of row groups, each enough for a pool."""

@@ -1,6 +1,7 @@
 """Ratings in Parquet files: each is read, and errors name the file."""
 
 from collections import Counter
+from threading import Event, Thread
 
 import keras
 import numpy as np
@@ -109,6 +110,25 @@ def test_the_first_batches_can_be_read_twice_in_an_epoch(folder):
     assert batches.epoch == 0
     with pytest.raises(IndexError):
         batches[len(batches)]
+
+
+def test_a_stream_that_is_dropped_waits_for_no_thread(folder):
+    # The garbage collector may drop it where waiting would block forever.
+    batches, may_read = batches_of(folder), Event()
+    read, reads = batches.read, []
+
+    def slow_after_the_first(groups):
+        reads.append(groups)
+        assert len(reads) == 1 or may_read.wait(60)
+        return read(groups)
+
+    batches.read = slow_after_the_first
+    batches[0]
+    closing = Thread(target=batches.stream.close, daemon=True)
+    closing.start()
+    closing.join(timeout=30)
+    may_read.set()
+    assert not closing.is_alive()
 
 
 def test_batches_out_of_order_are_refused(folder):
