@@ -162,8 +162,8 @@ def even_steps(table, bits, popularity=None):
 
     Returns:
         The offsets, the scales, and the squared errors, summed over the ids with their
-        weights, the largest of which is 1. Of more than 2**17 ids, only 2**17 are used,
-        to estimate the errors of all. Each result has shape `(columns,)`, or
+        weights, the largest of which is 1. Of more than 131,072 ids, only that many are
+        used, to estimate the errors of all. Each result has shape `(columns,)`, or
         `(choices, columns)`, in float64.
 
     Example:

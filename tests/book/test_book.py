@@ -59,7 +59,7 @@ def unrendered(soup):
     for tag in soup.select("pre, code, .math"):
         tag.decompose()
     return re.findall(
-        r"\{(?:cite|doc|eq|math|numref|ref|term)[\w:]*\}|^:::.*|```|\[\?\]|\*\*[^*\n]+\*\*",
+        r"\{(?:cite|doc|eq|math|numref|ref|term)[\w:]*\}|^:::.*|```|\[\?\]|(?<!\d)\*\*[^*\n]+\*\*",
         soup.get_text(),
         re.MULTILINE,
     )
