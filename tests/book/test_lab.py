@@ -103,7 +103,7 @@ def test_runs_from_the_first_cell_to_the_last(page, lab, tab):
     expected = ["" if fold else f"[{i}]:" for i, fold in enumerate(folded, 1)]
     assert prompts.all_inner_texts() == expected
 
-    if any("compress(" in cell.source for cell in cells):  # its progress is shown
+    if any("compress_and_train(" in cell.source for cell in cells):  # shows progress
         expect(notebook.get_by_text("Choosing bits").first).to_be_attached()
     complaints = "[data-mime-type$='.error'], [data-mime-type$='.stderr']"
     assert notebook.locator(complaints).all_inner_texts() == []
