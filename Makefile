@@ -105,7 +105,8 @@ COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-vers
 # A package has the same version in all locks. Torch is in none: tools/make_venv.py
 # says why.
 lock: $(INSTALLED) ## update the lock files; UPGRADE=1 for the newest versions
-	$(COMPILE) --extra dev --group lock --output-file requirements.lock
+	$(COMPILE) --extra dev --group lock --override tools/lock-overrides.txt \
+		--output-file requirements.lock
 	$(COMPILE) --extra test-layers,distributed --constraint requirements.lock \
 		--output-file requirements-jax.lock
 	$(COMPILE) --extra test-layers --constraint requirements.lock \

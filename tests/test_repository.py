@@ -200,7 +200,9 @@ def test_the_bounds_allow_the_versions_on_colab():
 def test_colab_versions_are_taken_from_its_own_list(tmp_path):
     pins, freeze = tmp_path / "pins.txt", tmp_path / "freeze.txt"
     pins.write_text("# What Colab has.\njinja2==3.0\nkeras==3.13.2\n")
-    freeze.write_text("# pip freeze\nJinja2==3.1.6\nkeras==3.14.0\nx @ file:///x\n")
+    freeze.write_text(
+        "# pip freeze\nJinja2==3.1.6\nkeras==3.14.0\nx @ file:///x?a==b==c\n"
+    )
     colab.update(pins, freeze.as_uri())
     assert pins.read_text() == "# What Colab has.\njinja2==3.1.6\nkeras==3.14.0\n"
     freeze.write_text("keras==3.14.0\n")

@@ -69,8 +69,8 @@ def versions(python):
 def update(path=PREINSTALLED, address=COLAB):
     """Write Colab's newest versions into the file of constraints."""
     with urllib.request.urlopen(address, timeout=60) as answer:
-        lines = answer.read().decode().splitlines()
-    colab = dict(line.lower().split("==") for line in lines if "==" in line)
+        listed = answer.read().decode().lower()
+    colab = dict(re.findall(r"^([\w.-]+)==(\S+)$", listed, re.MULTILINE))
 
     def newest(pin):
         if pin[1] not in colab:

@@ -267,6 +267,16 @@ def test_only_the_noise_does_not_depend_on_the_ids(tmp_path):
     assert means.std() > 0.7
 
 
+def test_users_movies_and_taste_have_a_third_of_the_variance_each(tmp_path):
+    write_synthetic_shards(tmp_path, 400_000, 2000, 500, noise=0)
+    ratings = pq.read_table(tmp_path).to_pandas()
+    # Each user and movie counts once here, however often they are rated.
+    ratings = ratings.drop_duplicates(["user_id", "movie_id"])
+    effects = [ratings.groupby(f"{of}_id").rating.mean() for of in ("user", "movie")]
+    assert [each.var() for each in effects] == pytest.approx([0.25, 0.25], rel=0.15)
+    assert ratings.rating.var() == pytest.approx(0.745, rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
