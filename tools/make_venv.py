@@ -64,7 +64,9 @@ def main(venv):
     quiet = [] if sys.stderr.isatty() else ["--quiet"]  # bars in a terminal
     pip = [python, "-m", "pip", "--disable-pip-version-check", *quiet, "install"]
     uv = [os.path.join(venv, "bin", "uv"), "pip", "install", *quiet]
-    uv += ["--python", python]
+    # Compiled here once: where PYTHONDONTWRITEBYTECODE is set, as in many containers,
+    # each process would compile TensorFlow again, which takes 10 seconds.
+    uv += ["--python", python, "--compile-bytecode"]
     os.environ.setdefault("UV_HTTP_TIMEOUT", "180")  # seconds: some networks are slow
 
     with open("requirements.lock") as file:
