@@ -246,15 +246,16 @@ class _Trainer:
     ):
         self.model, self.batch_size, self.epochs = model, batch_size, epochs
         self.examples = examples if isinstance(examples, tuple) else (examples,)
-        self.score = score or (lambda each: loss_on(each, validation_data, batch_size))
         self.penalty = _Penalty()
         self.copy = self._copy()
         for layer, name in () if noise else _noises(self.copy):
             setattr(layer, name, 0)
-        self.untrained = _State(self._score(self.copy), model.get_weights())
+        validation_loss = loss_function(self.copy, validation_data, batch_size)
+        self.score = (lambda: score(self.copy)) if score else validation_loss
+        self.untrained = _State(self._score(), model.get_weights())
         inputs, *_ = next(batches(validation_data, batch_size))
         squares = self._losses(inputs, 1.0) - self._losses(inputs, 0.0)
-        loss = loss_on(self.copy, validation_data, batch_size)
+        loss = validation_loss()
         self.run_epoch = epoch_function(self.copy, self.examples, batch_size)
         self.least = MIN_PENALTY * abs(loss) / (squares or 1)
         self.rate = FIRST_RATE * _learning_rate(model.optimizer)
@@ -273,7 +274,7 @@ class _Trainer:
             wave = np.cos(np.pi * (epoch + 0.5) / self.epochs)
             copy.optimizer.learning_rate = rate * (1 + wave) / 2
             self.run_epoch()
-            loss = self._score(copy)
+            loss = self._score()
             if best is None or loss < best.loss:
                 best = _State(loss, copy.get_weights(), rate, l2, epoch + 1)
             elif epoch + 1 - best.epochs == PATIENCE:
@@ -301,28 +302,42 @@ class _Trainer:
         self.copy(inputs, training=False)
         return float(ops.convert_to_numpy(sum(self.copy.losses)))
 
-    def _score(self, model):
-        loss = float(self.score(model))
+    def _score(self):
+        loss = float(self.score())
         return loss if np.isfinite(loss) else np.inf
 
 
-def loss_on(model, examples, batch_size):
-    """Return the mean loss of a compiled model, without penalties.
+def loss_function(model, examples, batch_size):
+    """Return a function without arguments that returns the mean loss of a model.
+
+    The loss is that of all examples, without penalties. On TensorFlow, it is computed
+    in a graph, several times as fast.
 
     Args:
-        model: a compiled `keras.Model`.
+        model: a compiled `keras.Model`. Its weights may change between calls.
         examples: what `keras.Model.evaluate` takes.
         batch_size: examples per batch, if they are arrays.
     """
-    total = count = 0
-    for inputs, labels, weights in batches(examples, batch_size):
+
+    def loss_of(inputs, labels, weights):
         outputs = model(inputs, training=False)
         loss = model.compute_loss(inputs, labels, outputs, weights, training=False)
-        loss -= sum(model.losses)
-        size = len(tree.flatten(inputs)[0])
-        total += size * float(ops.convert_to_numpy(loss))
-        count += size
-    return total / count
+        return loss - sum(model.losses)
+
+    if keras.backend.backend() == "tensorflow" and not model.run_eagerly:
+        import tensorflow as tf
+
+        loss_of = tf.function(loss_of, reduce_retracing=True, autograph=False)
+
+    def mean_loss():
+        total = count = 0
+        for batch in batches(examples, batch_size):
+            size = len(tree.flatten(batch[0])[0])
+            total += size * float(ops.convert_to_numpy(loss_of(*batch)))
+            count += size
+        return total / count
+
+    return mean_loss
 
 
 def _noises(model):

@@ -5,7 +5,7 @@ from keras import layers
 
 from memembed import compress, compress_and_train, fine_tune, pack
 from memembed.compression import num_bytes
-from memembed.fine_tuning import _Trainer, loss_on
+from memembed.fine_tuning import _Trainer, loss_function
 from memembed.layers import LowBitEmbedding, PackedEmbedding
 
 BACKEND = keras.backend.backend()
@@ -65,7 +65,7 @@ def test_it_is_better_than_without_training(labels, examples, validation, optimi
     losses = []
     for each in (small, untrained):
         each.compile("sgd", "mse")
-        losses.append(loss_on(each, validation, 1024))
+        losses.append(loss_function(each, validation, 1024)())
     assert losses[0] < losses[1]
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -168,13 +168,14 @@ def test_loss_on_is_what_evaluate_returns_without_penalties(labels, validation):
     model = made(labels, activity_regularizer="l2")
     x, y = validation
     plain = np.mean((keras.ops.convert_to_numpy(model(x)) - y) ** 2)
-    assert loss_on(model, validation, 64) == pytest.approx(plain, rel=1e-5)
+    assert loss_function(model, validation, 64)() == pytest.approx(plain, rel=1e-5)
     weights = np.arange(200.0)
     errors = (keras.ops.convert_to_numpy(model(x)) - y)[:, 0] ** 2
     model = made(labels)
     model.compile("sgd", "mse", run_eagerly=EAGER)
     expected = model.evaluate(x, y, sample_weight=weights, batch_size=200, verbose=0)
-    assert loss_on(model, (x, y, weights), 200) == pytest.approx(expected, rel=1e-5)
+    found = loss_function(model, (x, y, weights), 200)()
+    assert found == pytest.approx(expected, rel=1e-5)
     assert expected == pytest.approx(np.mean(errors * weights), rel=1e-5)
 
 
@@ -186,9 +187,9 @@ def test_mixed_precision_and_a_table_of_zeros(labels, examples, validation):
     model = keras.Model(ids, model.outputs[0])
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5))
     model.compile(optimizer, "mse", run_eagerly=EAGER)
-    start = loss_on(model, validation, 1024)
+    start = loss_function(model, validation, 1024)()
     tuned = fine_tune(model, examples, validation, epochs=1)
-    assert loss_on(tuned, validation, 1024) < start
+    assert loss_function(tuned, validation, 1024)() < start
 
 
 def test_bad_arguments(labels, examples, validation):
