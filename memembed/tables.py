@@ -10,6 +10,7 @@ from memembed.shapes import check_size
 CHUNK = 2**15  # rows that are worked on in float64 at a time
 MAX_FITTED = 2**17  # rows that are used to choose the steps of a larger table
 MIN_WEIGHT = 1e-9  # of an id, if the most popular id has 1
+RANGES = np.geomspace(0.1, 1, 24)[:, None]  # tried for a column, of its widest one
 
 
 def low_rank(table, dim, popularity=None, use_bias=False):
@@ -208,14 +209,14 @@ def _column_steps(values, weights, bits):
         if not top or not widest:
             return centre, 1.0
         codes = np.arange(1, top + 1)
-        starts = -np.geomspace(0.1, 1, 24)[:, None] * widest
+        starts = -RANGES * widest
         steps = -2 * starts / top
         tried = []
         for _ in range(3):
             firsts = np.searchsorted(deviations, starts + steps * (codes - 0.5))
             # A number with code k reaches the k codes from 1 to k, and k**2 is the sum
             # of the first k odd numbers.
-            reached, products = sums[:, firsts]
+            reached, products = sums.take(firsts, axis=1)
             mean = reached.sum(axis=1, keepdims=True)
             spread = (reached @ (2 * codes - 1))[:, None] - mean**2
             slope = products.sum(axis=1, keepdims=True)
