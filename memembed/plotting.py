@@ -222,22 +222,6 @@ def bucket_rows(input_dim):
     return axes
 
 
-def value_histograms(samples):
-    """Compare how the numbers of several arrays are spread.
-
-    Args:
-        samples: a dict from a label to an array, of any shape.
-    """
-    widest = max(np.abs(values).max() for values in samples.values())
-    bins = np.linspace(-widest, widest, 121)
-    axes = _new_axes()
-    for label, values in samples.items():
-        axes.hist(np.ravel(values), bins, density=True, histtype="step", label=label)
-    axes.set(xlabel="value", ylabel="density (log)", yscale="log")
-    axes.legend(frameon=False, loc="upper right")
-    return axes
-
-
 def blocks(counts, block_sizes, block_dims):
     """Show the popularity curve cut into blocks, with the width of each.
 

@@ -86,12 +86,6 @@ def test_bucket_rows_marks_the_fewest():
     assert min(line.get_ydata()) == point.get_ydata()[0] == 156
 
 
-def test_value_histograms():
-    rng = np.random.default_rng(0)
-    axes = plotting.value_histograms({"a": rng.normal(size=(50, 2)), "b": [0.5, -0.5]})
-    assert len(axes.patches) == 2
-
-
 def test_blocks():
     axes = plotting.blocks([90, 50, 4, 3, 1, 0], [2, 4], [64, 16])
     assert [text.get_position()[0] for text in axes.texts] == [1, 4]
