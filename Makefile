@@ -99,8 +99,9 @@ lint: $(INSTALLED) ## check style and spelling, and that no notebook holds outpu
 	$(BIN)/codespell
 	$(BIN)/nbstripout --verify --keep-id chapters/*.ipynb
 
+# With the extras: pip, which make_venv.py falls back on, refuses a lock without them.
 COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
-	--generate-hashes --no-header --no-annotate $(if $(UPGRADE),--upgrade)
+	--generate-hashes --no-header --no-annotate --no-strip-extras $(if $(UPGRADE),--upgrade)
 
 # A package has the same version in all locks. Torch is in none: tools/make_venv.py
 # says why.

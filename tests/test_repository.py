@@ -6,12 +6,14 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import colab
 import make_venv
@@ -49,7 +51,7 @@ def requirements(*extras):
 def pinned(name):
     """Return the (name, version) pairs of a file of `name==version` lines."""
     text = (ROOT / name).read_text("utf-8")
-    return re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE)
+    return re.findall(r"^([\w.-]+)(?:\[.*?\])?==([^\s;]+)", text, re.MULTILINE)
 
 
 def tracked(root):
@@ -157,6 +159,28 @@ def test_a_lock_holds_hashes_and_no_address(lock):
     entries = re.split(r"\n(?=\S)", text.strip())
     assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
     assert len(entries) == len(pinned(lock))
+
+
+@each_lock
+def test_a_lock_names_the_extras_that_packages_ask_for(lock):
+    """Or pip, unlike uv, would refuse it."""
+    text = (ROOT / lock).read_text("utf-8")
+    listed = re.findall(r"^([\w.-]+)(\[.*?\])?==", text, re.MULTILINE)
+    locked = {name: set(re.findall(r"[\w.-]+", extras)) for name, extras in listed}
+    asked = 0
+    for name, extras in locked.items():
+        try:
+            required = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:  # it is in another environment
+            continue
+        options = ["", *extras]
+        for each in map(Requirement, required):
+            marker = each.marker
+            used = not marker or any(marker.evaluate({"extra": x}) for x in options)
+            if each.extras and used:
+                asked += 1
+                assert each.extras <= locked[canonicalize_name(each.name)], each
+    assert asked or lock != "requirements.lock"
 
 
 @each_lock
