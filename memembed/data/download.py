@@ -49,7 +49,8 @@ def download(url, sha256, folder):
         reason = f"{url} could not be downloaded ({type(error).__name__})"
         raise FileNotFoundError(reason) from error
     except OSError as error:
-        reason = f"the cache folder {folder} could not be used ({type(error).__name__})"
+        why = error.strerror or type(error).__name__
+        reason = f"the cache folder {folder} could not be used ({why})"
         raise FileNotFoundError(reason) from error
     except ValueError as error:
         reason = f"{url} sent another file (its SHA-256 differs)"

@@ -149,7 +149,8 @@ def test_untrusted_certificate(folder, certificate, recwarn, capfd):
 
 def test_no_cache_folder(folder):
     folder.parent.write_bytes(b"a file is in the way")
-    with pytest.raises(FileNotFoundError, match=f"the cache folder {folder} could not"):
+    reason = rf"the cache folder {folder} could not be used \(Not a directory\)"
+    with pytest.raises(FileNotFoundError, match=reason):
         download(UNREACHABLE, SHA256, folder)
 
 
