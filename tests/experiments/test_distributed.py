@@ -106,6 +106,18 @@ def test_a_process_on_another_machine_ends_too(tmp_path):
     assert second.end()[0] == 1
 
 
+def test_a_process_that_is_frozen_is_ended_too(tmp_path):
+    training = Training(tmp_path, epochs=1000)
+    training.read(r"epoch 1")
+    os.kill(training.pids[1], signal.SIGSTOP)
+    start = time.monotonic()
+    code, complaint = training.end()
+    assert time.monotonic() - start < BOUND
+    assert code == 1
+    assert re.search("^Process 0 ended .* others here were stopped", complaint, re.M)
+    assert not any(map(_alive, training.pids.values()))
+
+
 def test_the_exit_code_of_a_process_is_waited_for(monkeypatch):
     """The sentinel of a process can be ready while its exit code is not known."""
 
