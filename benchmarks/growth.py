@@ -74,7 +74,9 @@ def quotient_remainder(numbers):
     return make
 
 
-BIAS = "bias"  # one for each user and each movie, beside one row for all users
+# One for each user and each movie. Methods with this in their name have them.
+BIAS = "bias"
+FULL = f"full table and {BIAS}"
 METHODS = {
     "no user table": (lambda ids: _hashed(ids, 1), COLUMNS),  # one row for all
     BIAS: (lambda ids: _hashed(ids, 1), COLUMNS),
@@ -83,9 +85,10 @@ METHODS = {
         COLUMNS,
     ),
     "full table": columns(COLUMNS),
-    "4 columns": columns(4),
-    "1 column": columns(1),
-    "mixed dimensions": (mixed_dimensions, COLUMNS),
+    FULL: columns(COLUMNS),
+    f"4 columns and {BIAS}": columns(4),
+    f"1 column and {BIAS}": columns(1),
+    f"mixed dimensions and {BIAS}": (mixed_dimensions, COLUMNS),
     **{
         f"{name}, {numbers:g} numbers": (method(numbers), COLUMNS)
         for name, method in (
@@ -95,8 +98,12 @@ METHODS = {
         for numbers in (1, 1 / 4, 1 / 8)
     },
 }
-# What is compressed to few bits afterwards, and to how many numbers' bytes per id.
-COMPRESSED = {"full table": (4, 1, 1 / 4), BIAS: (1 / 4, 1 / 8)}
+# What is compressed to few bits afterwards: the name of the result, the numbers per id
+# before, and those whose bytes it may take.
+COMPRESSED = {
+    BIAS: ("bias in few bits", 1, (1 / 4, 1 / 8)),
+    FULL: ("few bits", COLUMNS + 1, (4, 1, 1 / 4)),
+}
 
 
 def measure(repeats):
@@ -207,9 +214,8 @@ class Data:
             for name in ("user", "movie")
         }
         found = {}
-        numbers = 1 if model.method == BIAS else COLUMNS
-        title = f"{BIAS} in few bits" if model.method == BIAS else "few bits"
-        for each in COMPRESSED[model.method]:
+        title, numbers, sizes = COMPRESSED[model.method]
+        for each in sizes:
             limit = int(_bytes(model) * each / numbers)
             small = pack(compress(model, examples, limit, verbose=0))
             small.method = model.method
