@@ -98,8 +98,8 @@ METHODS = {
         for numbers in (1, 1 / 4, 1 / 8)
     },
 }
-# What is compressed to few bits afterwards: the name of the result, the numbers per id
-# before, and those whose bytes it may take.
+# What is compressed to few bits afterwards. For each: the name of the results, how
+# many numbers an id has before, and the bytes an id may take, in numbers of 4 bytes.
 COMPRESSED = {
     BIAS: ("bias in few bits", 1, (1 / 4, 1 / 8)),
     FULL: ("few bits", COLUMNS + 1, (4, 1, 1 / 4)),
@@ -255,8 +255,8 @@ def section():
         "## What each method loses as the number of users grows",
         f"Synthetic ratings, {RATINGS_OF_A_USER} per user, of {MOVIES:,} movies. The "
         f'least error that a model can reach is {NOISE**2:.2f}. "Numbers" are those '
-        f"per user, 4 bytes each; a full table has {COLUMNS}. Without a user table, "
-        "all users share one row. Penalty and learning rate are chosen on validation "
-        f"data, for {min(USERS):,} users.",
+        f"per user, 4 bytes each; a full table has {COLUMNS}, and a bias is one more. "
+        "Without a user table, all users share one row. Penalty and learning rate are "
+        f"chosen on validation data, for {min(USERS):,} users.",
         shown.reset_index().to_markdown(index=False, floatfmt=".3g"),
     ]

@@ -10,7 +10,7 @@ from memembed.shapes import check_size
 CHUNK = 2**15  # rows that are worked on in float64 at a time
 MAX_FITTED = 2**17  # rows that are used to choose the steps of a larger table
 MIN_WEIGHT = 1e-9  # of an id, if the most popular id has 1
-RANGES = np.geomspace(0.1, 1, 24)[:, None]  # tried for a column, of its widest one
+RANGES = np.geomspace(0.1, 1, 24)[:, None]  # tried, as shares of the widest
 
 
 def low_rank(table, dim, popularity=None, use_bias=False):

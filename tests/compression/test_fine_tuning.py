@@ -164,19 +164,36 @@ def test_datasets(labels, examples, validation):
         assert num_bytes(small) <= 400
 
 
-def test_loss_on_is_what_evaluate_returns_without_penalties(labels, validation):
+@pytest.mark.parametrize("eagerly", [False, True])
+def test_the_loss_is_that_of_evaluate_without_penalties(labels, validation, eagerly):
+    """Also with a smaller last batch, and after the weights have changed."""
     model = made(labels, activity_regularizer="l2")
+    model.compile("sgd", "mse", run_eagerly=eagerly)
     x, y = validation
-    plain = np.mean((keras.ops.convert_to_numpy(model(x)) - y) ** 2)
-    assert loss_function(model, validation, 64)() == pytest.approx(plain, rel=1e-5)
     weights = np.arange(200.0)
-    errors = (keras.ops.convert_to_numpy(model(x)) - y)[:, 0] ** 2
+    loss = loss_function(model, validation, 64)
+    weighted = loss_function(model, (x, y, weights), 64)
+    for _ in range(2):
+        errors = (keras.ops.convert_to_numpy(model(x)) - y)[:, 0] ** 2
+        assert loss() == pytest.approx(np.mean(errors), rel=1e-5)
+        assert weighted() == pytest.approx(np.mean(errors * weights), rel=1e-5)
+        model.set_weights([2 * each for each in model.get_weights()])
     model = made(labels)
-    model.compile("sgd", "mse", run_eagerly=EAGER)
-    expected = model.evaluate(x, y, sample_weight=weights, batch_size=200, verbose=0)
+    model.compile("sgd", "mse", run_eagerly=eagerly)
     found = loss_function(model, (x, y, weights), 200)()
+    expected = model.evaluate(x, y, sample_weight=weights, batch_size=200, verbose=0)
     assert found == pytest.approx(expected, rel=1e-5)
-    assert expected == pytest.approx(np.mean(errors * weights), rel=1e-5)
+
+
+@pytest.mark.parametrize("eagerly", [False, True])
+def test_the_loss_of_several_outputs_is_their_sum(labels, validation, eagerly):
+    model, (x, y) = made(labels), validation
+    two = keras.Model(model.inputs, [model.outputs[0], 2 * model.outputs[0]])
+    two.compile("sgd", ["mse", "mae"], run_eagerly=eagerly)
+    output = keras.ops.convert_to_numpy(model(x))
+    expected = np.mean((output - y) ** 2) + np.mean(abs(2 * output - y))
+    found = loss_function(two, (x, (y, y)), 64)()
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_mixed_precision_and_a_table_of_zeros(labels, examples, validation):
