@@ -14,7 +14,7 @@ from memembed.tables import even_steps
 MAX_BITS = 7  # a layer may have 8, but the last bit never gains what it costs
 
 
-@dataclass
+@dataclass(eq=False)  # hashable, by identity
 class Layout:
     """One way to hold a table in few bits.
 
@@ -164,6 +164,12 @@ def plan_bits(errors, rows, max_bytes):
     return bits, sum(error[range(len(each)), each].sum() for error, each in pairs)
 
 
+def layouts_in(groups):
+    """Return the layouts of all choices of all groups, each once."""
+    choices = [choice for group in groups for choice in group]
+    return list(dict.fromkeys(way for choice in choices for way in choice.values()))
+
+
 def allocate(groups, max_bytes, reserved=0, progress=lambda numbers: None):
     """Choose the layout, the number of columns and the bits of each table.
 
@@ -181,9 +187,8 @@ def allocate(groups, max_bytes, reserved=0, progress=lambda numbers: None):
     Raises:
         ValueError: `max_bytes` is too small for one bit for each id.
     """
-    for choice in (choice for group in groups for choice in group):
-        for layout in choice.values():
-            layout.measure(progress)
+    for layout in layouts_in(groups):
+        layout.measure(progress)
 
     def plan(chosen):
         errors, rows, left_out, left = [], [], 0, max_bytes - reserved

@@ -1,12 +1,13 @@
 """Compress the embeddings of a trained model to a budget of bytes."""
 
 import sys
+from itertools import product
 
 import keras
 import numpy as np
 from keras import ops
 
-from memembed.allocation import Layout, allocate, equal_shares
+from memembed.allocation import Layout, allocate, equal_shares, layouts_in
 from memembed.examples import batches, count_batches
 from memembed.layers import LowBitEmbedding
 from memembed.models import embeddings_of
@@ -118,10 +119,10 @@ def compress(model, examples, max_bytes, num_blocks=5, batch_size=1024, verbose=
         _alone(layer, tables[layer], found[layer], num_blocks) for layer in alone
     ]
     others = size - sum(map(num_bytes, layers))
-    layouts = [way for group in groups for ways in group for way in ways.values()]
-    bar = _bar("Choosing bits", sum(x.table.size for x in layouts), "number", show)
+    numbers = sum(layout.table.size for layout in layouts_in(groups))
+    bar = _bar("Choosing bits", numbers, "number", show)
     plan = allocate(groups, max_bytes, others, bar)
-    del tables, groups, layouts  # millions of rows; `plan` has the chosen ones
+    del tables, groups  # millions of rows; `plan` has the chosen ones
     places = {layer: _low_bit(layer, *plan[layer]) for layer in layers}
     return rebuild(model, places.get)
 
@@ -265,13 +266,9 @@ def _paired(one, other, tables, found, num_blocks):
         for x in (one, other)
     ]
     turn, back = principal_axes(*triangles)
-    return [
-        {one: first, other: second}
-        for first in _layouts(turned(tables[one], turn), back, found[one], num_blocks)
-        for second in _layouts(
-            turned(tables[other], back), turn, found[other], num_blocks
-        )
-    ]
+    firsts = _layouts(turned(tables[one], turn), back, found[one], num_blocks)
+    seconds = _layouts(turned(tables[other], back), turn, found[other], num_blocks)
+    return [{one: first, other: second} for first, second in product(firsts, seconds)]
 
 
 def _alone(layer, table, sensitivity, num_blocks):

@@ -134,6 +134,14 @@ def test_tables_of_a_pair_keep_the_same_columns():
     assert columns[0] < 6
 
 
+def test_a_layout_of_several_choices_is_measured_once():
+    shared = [layout(90, 6, (), True), layout(60, 6, (20,), True, seed=1)]
+    numbers = []
+    choices = [{"one": shared[0], "two": each} for each in (shared[1], *shared[1:])]
+    allocate([choices], 300, progress=numbers.append)
+    assert numbers == [90 * 6, 20 * 6, 40 * 6]
+
+
 def test_columns_without_bits_are_left_out():
     """They would have an offset and a scale in each block."""
     rng = np.random.default_rng(0)
