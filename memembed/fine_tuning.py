@@ -132,7 +132,8 @@ def fine_tune(
             in a terminal, and in a notebook that is open in JupyterLab or Colab.
 
     Returns:
-        A new model, compiled as `model` is.
+        A new model, compiled as `model` is, with the learning rate that was best. From
+        there, `compress_and_train` has fewer rates to try.
 
     Raises:
         TypeError: `examples` or `validation_data` can be iterated only once.
@@ -163,7 +164,10 @@ def fine_tune(
     best = min(searches, key=lambda search: search.loss(FIRST)).run()
     twin = rebuild(model, lambda layer: None)
     twin.set_weights(best.weights)
-    return _compile(twin, model)
+    _compile(twin, model)
+    if best.epochs:
+        twin.optimizer.learning_rate = best.rate
+    return twin
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,5 @@
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -101,7 +103,16 @@ def test_a_custom_score(labels, examples, validation):
     assert best < score(model)
     assert isinstance(tuned.layers[0], LowBitEmbedding)
     assert tuned.compiled
-    assert float(tuned.optimizer.learning_rate.numpy()) == pytest.approx(0.5)
+
+
+def test_the_best_learning_rate_is_kept(labels, examples, validation, capsys):
+    model = made(labels, keras.optimizers.SGD(0.03))
+    tuned = fine_tune(model, examples, validation, epochs=1, verbose=1)
+    tried = re.findall(r"rate (\S+), .* loss (\S+) after", capsys.readouterr().out)
+    best, _ = min(tried, key=lambda each: float(each[1]))
+    rate = float(keras.ops.convert_to_numpy(tuned.optimizer.learning_rate))
+    assert rate == pytest.approx(float(best), rel=0.05)
+    assert rate > 0.03
 
 
 def test_a_score_that_is_not_finite_is_the_worst(labels, examples, validation):
