@@ -51,7 +51,7 @@ test-backends: ## test the library on TensorFlow, JAX and Torch; on one: make te
 	@$(MAKE) --keep-going --no-print-directory test-tensorflow test-jax test-torch
 
 LIBRARY := allocation compression examples fine_tuning optimizers rebuild sensitivity \
-	sizing tables
+	tables
 test-tensorflow: .venv/.installed
 test-jax: .venv-jax/.installed
 test-torch: .venv-torch/.installed
@@ -62,8 +62,7 @@ test-tensorflow test-jax test-torch:
 	@echo "The library on $(@:test-%=%), in $(<D):"
 	KERAS_BACKEND=$(@:test-%=%) $(<D)/bin/python -m pytest -n $(WORKERS) \
 		memembed/layers $(LIBRARY:%=memembed/%.py) \
-		tests/layers tests/compression tests/test_optimizers.py tests/test_sizing.py \
-		tests/test_package.py
+		tests/layers tests/compression tests/test_optimizers.py tests/test_package.py
 
 distributed: .venv-jax/.installed ## train in two processes, and kill one of them ten times
 	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest tests/experiments/test_distributed.py
@@ -71,8 +70,9 @@ distributed: .venv-jax/.installed ## train in two processes, and kill one of the
 test-book: $(INSTALLED) ## check the pages that `make book` built
 	$(BIN)/python -m pytest -n $(WORKERS) -rs -m book tests/book
 
-test-lab: $(INSTALLED) ## run every chapter in JupyterLab, in a browser
-	$(BIN)/python -m pytest -n $(WORKERS) -rs -m lab tests/book
+test-lab: $(INSTALLED) ## run every chapter in JupyterLab; one: CHAPTERS=01_data
+	$(BIN)/python -m pytest -n $(WORKERS) -rs -m lab tests/book \
+		$(if $(CHAPTERS),-k 'landing or $(CHAPTERS)')
 
 solutions: $(INSTALLED) ## run every chapter with the solutions of its exercises
 	@rm -rf .solutions  # nbmake finds nothing in _build

@@ -30,7 +30,7 @@ sizes = st.integers(1, 50)
 widths = st.integers(1, 9) | st.sampled_from([64, 127, 128, 129, 257])
 dtypes = st.sampled_from(["float32", "float16", "bfloat16", "int8", "int4"])
 # For tests that make layers, which JAX compiles for each shape.
-few = settings(max_examples=20 if keras.backend.backend() == "tensorflow" else 8)
+few = settings(max_examples=20)
 ZEROS = {"embeddings_initializer": "zeros"}  # JAX compiles a random one for each shape
 WIDE = {
     "block_sizes": [2, 3, 4],

@@ -340,7 +340,7 @@ def test_a_stored_block_is_rounded_as_if_it_were_alone(num_blocks, rows):
     found = embed(layer, ids)
     np.testing.assert_allclose(embed(packed, ids), found, rtol=1e-5, atol=1e-6)
     assert np.isnan(found[[0, -1]]).all()
-    for block in range(num_blocks):
+    for block in {0, num_blocks // 2, num_blocks - 1}:
         members = np.flatnonzero(blocks == block)
         alone = LowBitEmbedding.from_embedding(table[members], bits[block])
         expected = embed(alone, np.arange(len(members))) @ projection
