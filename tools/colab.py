@@ -29,6 +29,8 @@ def main(venv, chapters):
     subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
     bin = Path(venv).resolve() / "bin"
     pip = [bin / "python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    # The pip that comes with an older Python refuses the address of a local repository.
+    subprocess.run([*pip, "install", "--upgrade", "pip"], check=True)
     subprocess.run([*pip, "install", "-r", PREINSTALLED, *RUNNER], check=True)
     before = versions(bin / "python")
     for chapter in chapters:
