@@ -11,6 +11,7 @@ from memembed.layers._common import known_ids
 from memembed.rebuild import rebuild
 
 TURN_TOLERANCE = 1e-2  # of the change if only one table is turned
+PAIR_TOLERANCE = 1e-2  # of the larger side of an equation that all pairs satisfy
 
 
 @dataclass
@@ -69,6 +70,7 @@ def measure(model, layers, batches, progress=lambda count: None):
         if pairs is None:
             pairs = probed.pairs(inputs, rng)
         look_ups = probed.slopes(inputs, rng)
+        pairs = [pair for pair in pairs if _may_be_pair(pair, look_ups)]
         for layer, (ids, slopes) in look_ups.items():
             squares = np.einsum("ij,ij->i", slopes, slopes)
             found[layer].weights += np.bincount(ids, squares, layer.input_dim)
@@ -82,6 +84,23 @@ def measure(model, layers, batches, progress=lambda count: None):
                 f"{np.unique(sensitivity.gram)[:3]}"
             )
     return found, pairs
+
+
+def _may_be_pair(pair, look_ups):
+    """Return whether a batch agrees with two layers being used only in dot products.
+
+    Turn one table by `I + e A` and the other by `I - e A.T`, with a small `e`. If the
+    outputs stay the same for every matrix `A`, the products of embeddings and slopes,
+    summed over all look-ups, are the same for both tables.
+    """
+    products = []
+    for layer in pair:
+        ids, slopes = look_ups[layer]
+        embeddings = ops.convert_to_numpy(ops.cast(layer.call(ids), "float32"))
+        products.append(embeddings.T @ slopes)
+    one, other = products
+    largest = max(np.linalg.norm(one), np.linalg.norm(other))
+    return np.linalg.norm(one - other.T) <= PAIR_TOLERANCE * largest
 
 
 class Probe(keras.Layer):
@@ -151,11 +170,17 @@ class ProbedModel:
         for layer, probe in self.probes.items():
             probe.reset((shifts or {}).get(layer), (turns or {}).get(layer))
         outputs = tree.flatten(self.model(inputs, training=False))
-        return [
+        floats = [
             ops.cast(x, "float32")
             for x in outputs
             if keras.backend.is_float_dtype(x.dtype)
         ]
+        if not floats:
+            raise ValueError(
+                "`model` must have an output of floats: integers have no slopes. "
+                f"Received: outputs of {[str(x.dtype) for x in outputs]}"
+            )
+        return floats
 
     def slopes(self, inputs, rng):
         """Return, for each layer, all ids that are looked up and the outputs' slopes.
@@ -193,7 +218,7 @@ class ProbedModel:
                 rows.astype("int64"),
                 np.concatenate(
                     [next(slopes).reshape(-1, layer.output_dim) for _ in shapes]
-                ),
+                ).astype("float32"),
             )
         return found
 
@@ -218,8 +243,8 @@ class ProbedModel:
 
         For such a pair, the outputs stay the same if the embeddings of one layer are
         multiplied by a matrix, and those of the other layer by its transposed inverse.
-        This is tested on one batch, which finds a dot product in any form. No layer is
-        in two pairs.
+        This is tested on one batch, which finds a dot product in any form. Other
+        batches may show another use of a table. No layer is in two pairs.
         """
         pairs, plain = [], self.outputs(inputs)
         for layer, probe in self.probes.items():
@@ -243,7 +268,7 @@ class ProbedModel:
 
     def _check_ids(self, layer, ids):
         low, high = ids.min(initial=0), ids.max(initial=0)
-        if low < 0 or high >= layer.input_dim:
+        if not (low >= 0 and high < layer.input_dim):  # also if one is NaN
             raise ValueError(
                 f"`examples` must hold ids from 0 to {layer.input_dim - 1} for layer "
                 f"{layer.name!r}. Received: ids from {low} to {high}"

@@ -137,6 +137,22 @@ def test_tables_that_are_also_used_elsewhere_are_no_pair(model):
     assert measure(model, embeddings_in(model), [(x,)])[1] == []
 
 
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+def test_a_later_batch_shows_another_use_of_a_table(dtype):
+    """Data sorted by time: at first, nobody has a history, which is padding."""
+    ids = tensors((), (), (3,))
+    users, movies = (layers.Embedding(n, 4, "normal", dtype=dtype) for n in (30, 40))
+    known = ops.expand_dims(ops.cast(ids[2] != 0, "float32"), -1)
+    history = ops.sum(ops.tanh(30.0 * movies(ids[2])) * known, axis=(1, 2))
+    score = layers.Dot(1)([users(ids[0]), movies(ids[1])]) + history[:, None]
+    model = keras.Model(ids, score)
+    x = [rng.integers(30, size=500), rng.integers(40, size=500)]
+    for last, count in ((0, 1), (1, 0)):  # of 500 examples, one has a history
+        histories = np.zeros((500, 3), "int32")
+        histories[499, 0] = last
+        assert len(measured(model, [*x, histories], batch_size=100)[1]) == count
+
+
 def test_progress_counts_batches():
     model, table, _ = tanh_model(1)
     counts = []
