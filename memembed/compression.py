@@ -12,7 +12,7 @@ from memembed.examples import batches, count_batches
 from memembed.layers import LowBitEmbedding
 from memembed.models import embeddings_of
 from memembed.progress import is_watched
-from memembed.rebuild import check_model, embeddings_in, rebuild
+from memembed.rebuild import check_model, embeddings_in, layers_in, rebuild
 from memembed.sensitivity import measure
 from memembed.shapes import check_size
 from memembed.tables import (
@@ -25,6 +25,10 @@ from memembed.tables import (
 )
 
 MIN_IDS = 32  # of a table to compress: its offsets and scales take as much as 2 ids
+MAX_BLOCKS = 16  # whose order can be stored
+# Up to here, several numbers of blocks are also tried for ids in order of popularity:
+# in small tables, the offsets and scales of a block take a large part of the bytes.
+SMALL = 1000
 
 
 def compress(model, examples, max_bytes, num_blocks=5, batch_size=1024, verbose="auto"):
@@ -48,16 +52,17 @@ def compress(model, examples, max_bytes, num_blocks=5, batch_size=1024, verbose=
 
     Args:
         model: a functional or sequential `keras.Model`, trained. It may have nested
-            models, shared layers and any number of inputs and outputs. Its embedding
-            layers of at least 32 ids are compressed; all other layers are copied.
-            `model` is not changed.
+            models, shared layers and any number of inputs and outputs. Its layers
+            `keras.layers.Embedding`, or of memembed, of at least 32 ids are compressed;
+            all other layers are copied. `model` is not changed.
         examples: training data, as `fit` takes it: arrays of the inputs, in the
             structure that the model takes, or a tuple of them, labels and sample
             weights; or a `tf.data.Dataset`, `keras.utils.PyDataset` or Torch
             `DataLoader`. Labels are not used.
         max_bytes: how many bytes the packed model may take: all of its weights,
             including those of other layers.
-        num_blocks: how many blocks the ids of each table are cut into, at most.
+        num_blocks: how many blocks the ids of each table are cut into, at most. From 1
+            to 16.
         batch_size: how many examples are passed through the model at a time, if they
             are arrays.
         verbose: 1 for progress bars, 0 for none. `"auto"`: bars in a terminal, and
@@ -94,6 +99,11 @@ def compress(model, examples, max_bytes, num_blocks=5, batch_size=1024, verbose=
     """
     max_bytes = check_size("max_bytes", max_bytes)
     num_blocks = check_size("num_blocks", num_blocks)
+    batch_size = check_size("batch_size", batch_size)
+    if num_blocks > MAX_BLOCKS:
+        raise ValueError(
+            f"`num_blocks` must be at most {MAX_BLOCKS}. Received: {num_blocks}"
+        )
     check_model(model)
     layers = [layer for layer in embeddings_in(model) if layer.input_dim >= MIN_IDS]
     if not layers:
@@ -101,6 +111,7 @@ def compress(model, examples, max_bytes, num_blocks=5, batch_size=1024, verbose=
             f"`model` must have an embedding layer of at least {MIN_IDS} ids. "
             f"Received: a model of {[layer.name for layer in model.layers]}"
         )
+    _check_not_shared(model, layers)
     tables = {layer: _table(layer) for layer in layers}
     size = num_bytes(model)
     if max_bytes >= size:
@@ -125,6 +136,18 @@ def compress(model, examples, max_bytes, num_blocks=5, batch_size=1024, verbose=
     del tables, groups  # millions of rows; `plan` has the chosen ones
     places = {layer: _low_bit(layer, *plan[layer]) for layer in layers}
     return rebuild(model, places.get)
+
+
+def _check_not_shared(model, layers):
+    owners = {id(weight): layer for layer in layers for weight in layer.variables}
+    for other in layers_in(model):
+        shared = [owners.get(id(x)) for x in other.variables if other not in layers]
+        for layer in filter(None, shared):
+            raise ValueError(
+                "`model` must use each table in one layer alone, which can be used in "
+                f"several places. Received: the table of layer {layer.name!r} is also "
+                f"a weight of layer {other.name!r}"
+            )
 
 
 def _bar(title, target, unit, show):
@@ -284,10 +307,11 @@ def _alone(layer, table, sensitivity, num_blocks):
         triangle = weighted_triangle(table, as_weights(sensitivity.weights, table))
         turn, back = principal_axes(triangle, counts)
         lengths = np.linalg.norm(back, axis=0)
-        turn, back = turn * lengths, back / lengths
-        ways += _layouts(
-            turned(table, turn), back, sensitivity, num_blocks, projection=back.T
-        )
+        if lengths.all():  # not a table of zeros
+            turn, back = turn * lengths, back / lengths
+            ways += _layouts(
+                turned(table, turn), back, sensitivity, num_blocks, projection=back.T
+            )
     return [{layer: way} for way in ways]
 
 
@@ -300,7 +324,8 @@ def _layouts(table, back, sensitivity, num_blocks, **how):
     # the last block by less than 10% of the ids.
     largest = equal_shares(weights[order], num_blocks)[-1]
     if largest - equal_shares(weights, num_blocks)[-1] < 0.1 * len(table):
-        order, counts = np.arange(len(table)), [num_blocks]
+        order = np.arange(len(table))
+        counts = counts if len(table) <= SMALL else [num_blocks]
     cuts = [np.cumsum(equal_shares(weights[order], count))[:-1] for count in counts]
     return [
         Layout(table, weights, importance, np.split(order, each), **how)

@@ -5,6 +5,8 @@ import tempfile
 import keras
 import numpy as np
 
+from memembed.layers._common import CompressedEmbedding
+
 
 def rebuild(model, replace):
     """Return a copy of a model in which some layers are replaced.
@@ -124,10 +126,17 @@ def layers_in(model):
 
 
 def embeddings_in(model):
-    """Return those of `layers_in` that have `input_dim` and `output_dim`.
+    """Return those of `layers_in` that only look up embeddings.
+
+    These are `keras.layers.Embedding` and the layers of memembed. A subclass of
+    `Embedding` with its own `call` may do more than look up, so it is not among them.
 
     Args:
         model: a functional or sequential `keras.Model`.
     """
-    sizes = "input_dim", "output_dim"
-    return [x for x in layers_in(model) if all(hasattr(x, size) for size in sizes)]
+    return [
+        layer
+        for layer in layers_in(model)
+        if isinstance(layer, CompressedEmbedding)
+        or getattr(type(layer), "call", None) is keras.layers.Embedding.call
+    ]

@@ -78,7 +78,7 @@ def test_a_table_that_changes_the_outputs_more_gets_more_bits(x):
     tables = [layers.Embedding(size, 4, "normal") for size in SIZES.values()]
     rows = [table(ids) for table, ids in zip(tables, inputs.values(), strict=True)]
     model = keras.Model(inputs, layers.Add()([rows[0], 10 * rows[1]]))
-    small = compress(model, x, 900)
+    small = compress(model, x, 600)
     widths = [
         np.average([sum(bits) for bits in layer.bits], weights=layer.block_sizes)
         for layer in (small.get_layer(table.name) for table in tables)
@@ -201,6 +201,8 @@ def test_it_shows_progress_if_asked(model, x, capsys):
         ({"max_bytes": 1e4}, TypeError, "`max_bytes` must be a positive integer"),
         ({"max_bytes": 5880}, ValueError, "`max_bytes` must be less than 5880"),
         ({"num_blocks": 0}, ValueError, "`num_blocks` must.*Received: num_blocks=0"),
+        ({"num_blocks": 17}, ValueError, "`num_blocks` must be at most 16.*17"),
+        ({"batch_size": 0}, ValueError, "`batch_size` must.*Received: batch_size=0"),
     ],
 )
 def test_arguments_that_it_refuses(model, x, arguments, error, message):
@@ -246,6 +248,25 @@ class Wrapped(layers.Layer):
         return self.table(ids)
 
 
+class Tied(layers.Layer):
+    """A layer with the table of another layer."""
+
+    def __init__(self, embedding):
+        super().__init__()
+        self.embedding = embedding
+
+    def call(self, inputs):
+        return ops.matmul(inputs, ops.transpose(self.embedding.embeddings))
+
+
+class Positional(layers.Embedding):
+    """An embedding that does more than look up."""
+
+    def call(self, ids):
+        positions = ops.arange(ops.shape(ids)[-1], dtype="float32")
+        return super().call(ids) + ops.expand_dims(positions, -1)
+
+
 class Subclassed(keras.Model):
     def __init__(self):
         super().__init__()
@@ -257,6 +278,13 @@ class Subclassed(keras.Model):
 
 def of_ids(*more):
     return keras.Sequential([keras.Input((), dtype="int32"), *more])
+
+
+def tied():
+    table = layers.Embedding(100, 4)
+    model = of_ids(table, Tied(table))
+    model(np.arange(3))
+    return model
 
 
 def quantized():
@@ -282,6 +310,12 @@ def built():
         (quantized, "`model` must have embeddings that are not quantised.*'int8'"),
         (lambda: of_ids(layers.Embedding(100, 4), Scaled(2)), "`model` .*Scaled, whi"),
         (lambda: of_ids(Wrapped()), "`model` must have an embedding layer of at least"),
+        (lambda: of_ids(Positional(99, 4)), "`model` must have an embedding layer of"),
+        (tied, "`model` must use each table in one layer alone.*'tied"),
+        (
+            lambda: of_ids(layers.Embedding(100, 4), layers.Lambda(ops.argmax)),
+            "`model` must have an output of floats.*int",
+        ),
         (lambda: of_ids(layers.Embedding(31, 4)), "`model` must have an embedding la"),
         (
             lambda: keras.Sequential([keras.Input((3,)), layers.Dense(2)]),
@@ -296,6 +330,49 @@ def test_models_that_it_refuses(make, message):
         compress(model, np.arange(31), 100)
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="Keras casts NaN to an integer")
+def test_a_nan_among_float_ids_is_refused():
+    model = of_ids(layers.Embedding(100, 4), layers.Dense(1))
+    with pytest.raises(ValueError, match="`examples` must hold ids from 0 to 99"):
+        compress(model, np.array([0.0, np.nan, 2.0]), 600)
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
+def test_slopes_in_low_precision(dtype, scale):
+    """Their sums would overflow in float16, or vanish."""
+    kernel = keras.initializers.RandomNormal(stddev=scale, seed=0)
+    dense = layers.Dense(4, kernel_initializer=kernel, dtype=dtype)
+    model = of_ids(layers.Embedding(100, 4, "normal", dtype=dtype), dense)
+    ids = np.arange(2000) % 100
+    small = compress(model, ids, 900)
+    outputs = [predict(each, ids).ravel() for each in (model, small)]
+    assert np.corrcoef(*outputs)[0, 1] > 0.99
+
+
+def test_a_table_of_zeros():
+    ids = [keras.Input((), dtype="int32") for _ in range(2)]
+    rows = [
+        layers.Embedding(100, 4, start)(x)
+        for start, x in zip(("normal", "zeros"), ids, strict=True)
+    ]
+    model = keras.Model(ids, layers.Dense(1)(layers.Concatenate()(rows)))
+    x = [np.arange(100)] * 2
+    assert change(compress(model, x, 900), model, x) < 1e-3
+
+
+def test_a_small_table_in_order_of_popularity_needs_no_blocks():
+    """It may be compressed as well as in any other order."""
+    ids, order = np.repeat(np.arange(40), np.arange(80, 0, -2)), np.arange(40)[::-1]
+    changes = []
+    for place in (np.arange(40), order):
+        model = of_ids(layers.Embedding(40, 4, "normal"), layers.Dense(1))
+        rows = np.random.default_rng(0).normal(size=(40, 4))
+        model.set_weights([rows[place], np.ones((4, 1)), np.zeros(1)])
+        changes.append(change(compress(model, place[ids], 220), model, place[ids]))
+    assert changes[0] <= changes[1] * 1.01
 
 
 def test_an_embedding_inside_a_layer_is_copied(x):
