@@ -49,11 +49,26 @@ def epoch_function(model, examples, batch_size):
     if (
         keras.backend.backend() != "tensorflow"
         or model.run_eagerly
+        or type(model).train_step is not keras.Model.train_step
+        or getattr(model.optimizer, "use_ema", False)
         or not all(layer.supports_jit for layer in layers_in(model))
         or not all(map(_is_numeric, tree.flatten(examples)))
     ):
         return fit
-    return _compiled(model, examples, batch_size)
+    run = _compiled(model, examples, batch_size)
+
+    def epoch():
+        nonlocal run
+        try:
+            return run()
+        except Exception as error:
+            # A layer may hold an operation that XLA has not, such as a lookup.
+            if "unsupported operations" not in str(error):
+                raise
+        run = fit
+        return run()
+
+    return epoch
 
 
 def _is_numeric(x):

@@ -97,9 +97,22 @@ class Pairs(keras.utils.PyDataset):
         return X[index::2], Y[index::2]
 
 
+@keras.saving.register_keras_serializable()
+class OwnStep(keras.Model):
+    def train_step(self, *arguments):
+        self.has_own = True
+        return super().train_step(*arguments)
+
+
+def own_step():
+    model = plain()
+    return OwnStep(model.inputs, model.outputs)
+
+
 FALLBACKS = {
     "a layer that XLA cannot compile": (lookup, (X, Y), {}),
     "an eager model": (plain, (X, Y), {"run_eagerly": True}),
+    "a step of its own": (own_step, (X, Y), {}),
     "a dataset": (plain, (Pairs(),), {}),
 }
 
@@ -113,6 +126,32 @@ def test_fit_is_used_if_nothing_can_be_compiled(case, monkeypatch):
     model = build()
     model.compile(keras.optimizers.SGD(0.1), "mse", **options)
     run = epoch_function(model, examples, 16)
+    losses = [run() for _ in range(5)]
+    assert losses[-1] < losses[0]
+    assert getattr(model, "has_own", False) == (build is own_step)
+
+
+@keras.saving.register_keras_serializable()
+class Inside(layers.Layer):
+    """A lookup inside a layer, where it is not seen before XLA meets it."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.lookup = layers.IntegerLookup(vocabulary=np.arange(1, 20))
+
+    def call(self, ids):
+        return self.lookup(ids)
+
+    def compute_output_spec(self, ids):
+        return keras.KerasTensor(ids.shape, "int64")
+
+
+@pytest.mark.skipif(not COMPILES, reason="the loop is compiled on TensorFlow alone")
+def test_fit_is_used_if_the_compiler_fails():
+    parts = [keras.Input((), dtype="int32"), Inside(), table(), layers.Dense(1)]
+    model = keras.Sequential(parts)
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    run = epoch_function(model, (X, Y), 16)
     losses = [run() for _ in range(5)]
     assert losses[-1] < losses[0]
 
