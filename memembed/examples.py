@@ -5,7 +5,7 @@ import numpy as np
 from keras import tree
 
 
-def batches(examples, batch_size):
+def batches(examples, batch_size, name="examples"):
     """Yield examples in batches, from any form that `fit` takes.
 
     Args:
@@ -15,6 +15,7 @@ def batches(examples, batch_size):
             tuple of inputs, labels and sample weights, where labels or weights may be
             missing.
         batch_size: examples per batch, if they are arrays.
+        name: what errors call the examples.
 
     Yields:
         A tuple of inputs, labels and sample weights, None where there are none.
@@ -30,17 +31,17 @@ def batches(examples, batch_size):
         [([0, 1, 2], [0.0, 0.5, 1.0]), ([3, 4], [1.5, 2.0])]
     """
     empty = True
-    for batch in _parts(examples, batch_size):
+    for batch in _parts(examples, batch_size, name):
         empty = False
         batch = batch if isinstance(batch, tuple) else (batch,)
         if len(batch) > 3:
             raise ValueError(
-                "`examples` must be inputs, labels and sample weights. "
+                f"`{name}` must be inputs, labels and sample weights. "
                 f"Received: a tuple of {len(batch)}"
             )
         yield (*batch, None, None)[:3]
     if empty:
-        raise ValueError("`examples` must not be empty. Received: none")
+        raise ValueError(f"`{name}` must not be empty. Received: none")
 
 
 def count_batches(examples, batch_size):
@@ -64,39 +65,39 @@ def count_batches(examples, batch_size):
     return len(examples) if hasattr(examples, "__len__") else None
 
 
-def _parts(examples, batch_size):
+def _parts(examples, batch_size, name):
     if isinstance(examples, keras.utils.PyDataset):
         if examples.num_batches is None:
-            raise ValueError("`examples` must have an end. Received: no num_batches")
+            raise ValueError(f"`{name}` must have an end. Received: no num_batches")
         return (examples[i] for i in range(examples.num_batches))
     if isinstance(examples, (tuple, list, dict)) or hasattr(examples, "__array__"):
-        return _slices(examples, batch_size)
+        return _slices(examples, batch_size, name)
     if not hasattr(examples, "__iter__") or iter(examples) is examples:
         raise TypeError(
-            "`examples` must be arrays, or a dataset that can be iterated more "
+            f"`{name}` must be arrays, or a dataset that can be iterated more "
             f"than once. Received: {examples!r}"
         )
     if getattr(examples, "cardinality", int)() == -1:  # of tf.data: infinite
         raise ValueError(
-            f"`examples` must have an end. Received: {examples!r}, which repeats"
+            f"`{name}` must have an end. Received: {examples!r}, which repeats"
         )
     # A Torch DataLoader makes lists of tuples.
     return (tuple(x) if isinstance(x, list) else x for x in examples)
 
 
-def _slices(examples, batch_size):
+def _slices(examples, batch_size, name):
     arrays = tree.map_structure(
         lambda x: None if x is None else np.asarray(x), examples
     )
     found = [x for x in tree.flatten(arrays) if x is not None]
     if any(x.ndim == 0 for x in found):
         raise ValueError(
-            f"`examples` must be arrays, not numbers. Received: {examples!r}"
+            f"`{name}` must be arrays, not numbers. Received: {examples!r}"
         )
     lengths = {len(x) for x in found}
     if len(lengths) > 1:
         raise ValueError(
-            "`examples` must be arrays of the same length. "
+            f"`{name}` must be arrays of the same length. "
             f"Received: lengths {sorted(lengths)}"
         )
 

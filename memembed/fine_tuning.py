@@ -14,6 +14,7 @@ from memembed.examples import batches
 from memembed.models import LookupL2
 from memembed.progress import is_watched
 from memembed.rebuild import embeddings_in, layers_in, rebuild
+from memembed.shapes import check_size
 
 FIRST_RATE = 1 / 3  # of the learning rate that the model was trained with
 MIN_PENALTY = 0.01  # of the loss on the validation data, before training
@@ -88,7 +89,7 @@ def compress_and_train(
         Esser et al., Learned Step Size Quantization, 2019, arXiv:1902.08153, on
         training through the rounding; here the steps are not trained.
     """
-    _check(model, examples, validation_data)
+    _check(model, examples, validation_data, score, batch_size, epochs)
     small = compress(model, examples, max_bytes, batch_size=batch_size, verbose=verbose)
     _compile(small, model)
     options = {"score": score, "batch_size": batch_size, "epochs": epochs}
@@ -132,13 +133,14 @@ def fine_tune(
             in a terminal, and in a notebook that is open in JupyterLab or Colab.
 
     Returns:
-        A new model, compiled as `model` is, with the learning rate that was best. From
-        there, `compress_and_train` has fewer rates to try.
+        A new model, compiled as `model` is, without its metrics, and with the learning
+        rate that was best. From there, `compress_and_train` has fewer rates to try.
 
     Raises:
         TypeError: `examples` or `validation_data` can be iterated only once.
-        ValueError: `model` cannot be rebuilt, as in `compress`, or is not compiled, or
-            labels are missing.
+        ValueError: `model` cannot be rebuilt, as in `compress`, or is not compiled;
+            labels are missing; there is neither a compiled loss nor a `score`; or the
+            loss is not finite.
 
     Example:
         >>> import keras
@@ -152,7 +154,7 @@ def fine_tune(
         >>> errors[0] < errors[1]
         True
     """
-    _check(model, examples, validation_data)
+    _check(model, examples, validation_data, score, batch_size, epochs)
     show = is_watched(sys.stdout) if verbose == "auto" else verbose
     say = print if show else lambda text: None
     options = examples, validation_data, score, batch_size, epochs
@@ -162,6 +164,11 @@ def fine_tune(
         trainers.append(_Trainer(model, *options, noise=False))
     searches = [_Search(trainer, say) for trainer in trainers]
     best = min(searches, key=lambda search: search.loss(FIRST)).run()
+    if not any(trainer.is_finite for trainer in trainers):
+        raise ValueError(
+            "`examples` must give a finite loss, with each learning rate. Received: a "
+            "loss that is not finite in every training. Is a label NaN?"
+        )
     twin = rebuild(model, lambda layer: None)
     twin.set_weights(best.weights)
     _compile(twin, model)
@@ -249,6 +256,7 @@ class _Trainer:
         noise=True,
     ):
         self.model, self.batch_size, self.epochs = model, batch_size, epochs
+        self.is_finite = False  # whether an epoch had a finite loss
         self.examples = examples if isinstance(examples, tuple) else (examples,)
         self.penalty = _Penalty()
         self.copy = self._copy()
@@ -257,9 +265,14 @@ class _Trainer:
         validation_loss = loss_function(self.copy, validation_data, batch_size)
         self.score = (lambda: score(self.copy)) if score else validation_loss
         self.untrained = _State(self._score(), model.get_weights())
-        inputs, *_ = next(batches(validation_data, batch_size))
+        inputs, *_ = next(batches(validation_data, batch_size, "validation_data"))
         squares = self._losses(inputs, 1.0) - self._losses(inputs, 0.0)
         loss = validation_loss()
+        if not np.isfinite(loss):
+            raise ValueError(
+                "`validation_data` must give a finite loss before training. Received: "
+                f"a loss of {loss}. Is a label NaN, or an id outside its vocabulary?"
+            )
         self.run_epoch = epoch_function(self.copy, self.examples, batch_size)
         self.least = MIN_PENALTY * abs(loss) / (squares or 1)
         self.rate = FIRST_RATE * _learning_rate(model.optimizer)
@@ -277,7 +290,7 @@ class _Trainer:
         for epoch in range(self.epochs):
             wave = np.cos(np.pi * (epoch + 0.5) / self.epochs)
             copy.optimizer.learning_rate = rate * (1 + wave) / 2
-            self.run_epoch()
+            self.is_finite |= bool(np.isfinite(self.run_epoch()))
             loss = self._score()
             if best is None or loss < best.loss:
                 best = _State(loss, copy.get_weights(), rate, l2, epoch + 1)
@@ -354,27 +367,36 @@ def _noises(model):
     ]
 
 
-def _check(model, examples, validation_data):
+def _check(model, examples, validation_data, score, batch_size, epochs):
+    check_size("batch_size", batch_size)
+    check_size("epochs", epochs)
     if not model.compiled:
         raise ValueError(
             "`model` must be compiled, so that its loss and its learning rate are "
             f"known. Received: {model!r}, not compiled"
         )
     for name, data in (("examples", examples), ("validation_data", validation_data)):
-        _, labels, _ = next(batches(data, 1))
+        _, labels, _ = next(batches(data, 1, name))
         if labels is None and getattr(model, "loss", None) is not None:
             raise ValueError(
                 f"`{name}` must hold labels: a tuple of inputs and labels, or a "
                 "dataset of such tuples. Received: inputs alone"
             )
+    if score is None and getattr(model, "loss", None) is None:
+        raise ValueError(
+            "`score` must be given for a model that is compiled without a loss: only "
+            "a compiled loss can be measured without penalties. Received: None"
+        )
 
 
 def _learning_rate(optimizer):
-    """Return an optimizer's learning rate: of a schedule, that of the first step."""
+    """Return an optimizer's learning rate: of a schedule, the highest."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a scaled loss
     rate = optimizer.get_config()["learning_rate"]
     if isinstance(rate, dict):
-        rate = keras.optimizers.schedules.deserialize(rate)(0)
+        schedule = keras.optimizers.schedules.deserialize(rate)
+        steps = 0, *(10**i for i in range(6))  # it may begin at 0, and rise
+        return max(float(ops.convert_to_numpy(schedule(step))) for step in steps)
     return float(ops.convert_to_numpy(rate))
 
 

@@ -231,11 +231,45 @@ def test_bad_arguments(labels, examples, validation):
         compress_and_train(model, examples, validation, 10_000)
     with pytest.raises(TypeError, match="`examples` must be arrays"):
         fine_tune(model, iter([examples]), validation)
+    with pytest.raises(TypeError, match="`validation_data` must be arrays"):
+        fine_tune(model, examples, iter([validation]))
+    for name in ("epochs", "batch_size"):
+        with pytest.raises(ValueError, match=f"`{name}` must .* {name}=0"):
+            fine_tune(model, examples, validation, **{name: 0})
     plain = keras.Sequential([keras.Input(()), layers.Embedding(IDS, 4)])
     for refused in (compress_and_train, fine_tune):
         options = [400] if refused is compress_and_train else []
         with pytest.raises(ValueError, match=r"`model` must be compiled"):
             refused(plain, examples, validation, *options)
+
+
+def test_losses_that_are_not_finite(labels, examples, validation):
+    model = made(labels)
+    unknown = validation[0].copy()
+    unknown[7] = IDS
+    small = compress(model, examples, 400)
+    small.compile("sgd", "mse", run_eagerly=EAGER)
+    with pytest.raises(ValueError, match="`validation_data` must give a finite loss"):
+        fine_tune(small, examples, (unknown, validation[1]), epochs=1)
+    wrong = examples[1].copy()
+    wrong[7] = np.nan
+    with pytest.raises(ValueError, match="`examples` must give a finite loss"):
+        fine_tune(model, (examples[0], wrong), validation, epochs=1)
+    parts = [keras.Input((), dtype="int32"), layers.Embedding(IDS, 4)]
+    without = keras.Sequential(parts)
+    without.compile("sgd", run_eagerly=EAGER)
+    with pytest.raises(ValueError, match="`score` must be given"):
+        fine_tune(without, examples, validation)
+
+
+def test_a_learning_rate_that_begins_at_0(labels, examples, validation):
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0, 1000, warmup_target=0.1, warmup_steps=100
+    )
+    model = made(labels, keras.optimizers.SGD(rate))
+    tuned = fine_tune(model, examples, validation, epochs=1)
+    losses = [loss_function(each, validation, 1024)() for each in (tuned, model)]
+    assert losses[0] < losses[1]
 
 
 @pytest.mark.parametrize("eagerly", [True, False])
