@@ -138,9 +138,9 @@ def fine_tune(
 
     Raises:
         TypeError: `examples` or `validation_data` can be iterated only once.
-        ValueError: `model` cannot be rebuilt, as in `compress`, or is not compiled;
-            labels are missing; there is neither a compiled loss nor a `score`; or the
-            loss is not finite.
+        ValueError: `model` cannot be rebuilt, as in `compress`; it is not compiled, or
+            with parts that Keras cannot make from their config; labels are missing;
+            there is neither a compiled loss nor a `score`; or the loss is not finite.
 
     Example:
         >>> import keras
@@ -375,6 +375,14 @@ def _check(model, examples, validation_data, score, batch_size, epochs):
             "`model` must be compiled, so that its loss and its learning rate are "
             f"known. Received: {model!r}, not compiled"
         )
+    try:
+        _fresh(model.optimizer)
+        model.get_compile_config()
+    except (NotImplementedError, TypeError) as error:
+        raise ValueError(
+            "`model` must be compiled with an optimizer, a loss and metrics that Keras "
+            f"can make again from their config. Received: one that raises: {error}"
+        ) from error
     for name, data in (("examples", examples), ("validation_data", validation_data)):
         _, labels, _ = next(batches(data, 1, name))
         if labels is None and getattr(model, "loss", None) is not None:

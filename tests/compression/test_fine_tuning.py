@@ -1,3 +1,4 @@
+import functools
 import re
 
 import keras
@@ -241,6 +242,27 @@ def test_bad_arguments(labels, examples, validation):
         options = [400] if refused is compress_and_train else []
         with pytest.raises(ValueError, match=r"`model` must be compiled"):
             refused(plain, examples, validation, *options)
+
+
+class Constant(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule that cannot be made from its config."""
+
+    def __call__(self, step):
+        return 0.1
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "loss"),
+    [
+        (keras.optimizers.SGD(Constant()), "mse"),
+        ("sgd", functools.partial(keras.losses.huber, delta=2.0)),
+    ],
+)
+def test_parts_that_cannot_be_made_again(labels, examples, validation, optimizer, loss):
+    model = made(labels)
+    model.compile(optimizer, loss, run_eagerly=EAGER)
+    with pytest.raises(ValueError, match="`model` must be compiled with an optimizer"):
+        compress_and_train(model, examples, validation, 400)
 
 
 def test_losses_that_are_not_finite(labels, examples, validation):
