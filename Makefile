@@ -70,9 +70,9 @@ distributed: .venv-jax/.installed ## train in two processes, and kill one of the
 test-book: $(INSTALLED) ## check the pages that `make book` built
 	$(BIN)/python -m pytest -n $(WORKERS) -rs -m book tests/book
 
-test-lab: $(INSTALLED) ## run every chapter in JupyterLab; one: CHAPTERS=01_data
+test-lab: $(INSTALLED) ## run every chapter in JupyterLab, or CHAPTERS=chapters/...
 	$(BIN)/python -m pytest -n $(WORKERS) -rs -m lab tests/book \
-		$(if $(CHAPTERS),-k 'landing or $(CHAPTERS)')
+		$(if $(CHAPTERS),-k 'landing$(patsubst %, or %,$(basename $(notdir $(CHAPTERS))))')
 
 solutions: $(INSTALLED) ## run every chapter with the solutions of its exercises
 	@rm -rf .solutions  # nbmake finds nothing in _build

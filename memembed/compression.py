@@ -14,7 +14,7 @@ from memembed.models import embeddings_of
 from memembed.progress import is_watched
 from memembed.rebuild import check_model, embeddings_in, layers_in, rebuild
 from memembed.sensitivity import measure
-from memembed.shapes import check_size
+from memembed.shapes import MAX_STORED_BLOCKS, check_size
 from memembed.tables import (
     as_weights,
     check_table,
@@ -25,7 +25,6 @@ from memembed.tables import (
 )
 
 MIN_IDS = 32  # of a table to compress: its offsets and scales take as much as 2 ids
-MAX_BLOCKS = 16  # whose order can be stored
 # Up to here, several numbers of blocks are also tried for ids in order of popularity:
 # in small tables, the offsets and scales of a block take a large part of the bytes.
 SMALL = 1000
@@ -100,15 +99,17 @@ def compress(model, examples, max_bytes, num_blocks=5, batch_size=1024, verbose=
     max_bytes = check_size("max_bytes", max_bytes)
     num_blocks = check_size("num_blocks", num_blocks)
     batch_size = check_size("batch_size", batch_size)
-    if num_blocks > MAX_BLOCKS:
+    if num_blocks > MAX_STORED_BLOCKS:
         raise ValueError(
-            f"`num_blocks` must be at most {MAX_BLOCKS}. Received: {num_blocks}"
+            f"`num_blocks` must be at most {MAX_STORED_BLOCKS}. "
+            f"Received: num_blocks={num_blocks}"
         )
     check_model(model)
     layers = [layer for layer in embeddings_in(model) if layer.input_dim >= MIN_IDS]
     if not layers:
         raise ValueError(
-            f"`model` must have an embedding layer of at least {MIN_IDS} ids. "
+            f"`model` must have an embedding layer of at least {MIN_IDS} ids. (A "
+            "subclass of `keras.layers.Embedding` with its own `call` is none.) "
             f"Received: a model of {[layer.name for layer in model.layers]}"
         )
     _check_not_shared(model, layers)
@@ -140,14 +141,15 @@ def compress(model, examples, max_bytes, num_blocks=5, batch_size=1024, verbose=
 
 def _check_not_shared(model, layers):
     owners = {id(weight): layer for layer in layers for weight in layer.variables}
-    for other in layers_in(model):
-        shared = [owners.get(id(x)) for x in other.variables if other not in layers]
-        for layer in filter(None, shared):
-            raise ValueError(
-                "`model` must use each table in one layer alone, which can be used in "
-                f"several places. Received: the table of layer {layer.name!r} is also "
-                f"a weight of layer {other.name!r}"
-            )
+    for layer in layers_in(model):
+        for weight in layer.variables:
+            owner = owners.get(id(weight), layer)
+            if owner is not layer:
+                raise ValueError(
+                    "`model` must have each table in one layer alone. It can be used "
+                    f"in several places. Received: the table of layer {owner.name!r} "
+                    f"is also a weight of layer {layer.name!r}"
+                )
 
 
 def _bar(title, target, unit, show):

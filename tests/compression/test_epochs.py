@@ -109,10 +109,12 @@ def own_step():
     return OwnStep(model.inputs, model.outputs)
 
 
+averaging = keras.optimizers.SGD(0.1, use_ema=True)
 FALLBACKS = {
     "a layer that XLA cannot compile": (lookup, (X, Y), {}),
     "an eager model": (plain, (X, Y), {"run_eagerly": True}),
     "a step of its own": (own_step, (X, Y), {}),
+    "a moving average": (plain, (X, Y), {"optimizer": averaging}),
     "a dataset": (plain, (Pairs(),), {}),
 }
 
@@ -124,7 +126,8 @@ def test_fit_is_used_if_nothing_can_be_compiled(case, monkeypatch):
         pytest.skip("on other backends, a compiled model has no integer lookups")
     monkeypatch.setattr(epochs, "_compiled", None)  # must not be called
     model = build()
-    model.compile(keras.optimizers.SGD(0.1), "mse", **options)
+    options = {"optimizer": keras.optimizers.SGD(0.1)} | options
+    model.compile(loss="mse", **options)
     run = epoch_function(model, examples, 16)
     losses = [run() for _ in range(5)]
     assert losses[-1] < losses[0]
