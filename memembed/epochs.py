@@ -42,15 +42,22 @@ def epoch_function(model, examples, batch_size):
         True
     """
     data = dict(zip(("x", "y", "sample_weight"), examples, strict=False))
+    averages = getattr(model.optimizer, "use_ema", False)
 
     def fit():
-        return model.fit(**data, batch_size=batch_size, verbose=0).history["loss"][0]
+        loss = model.fit(**data, batch_size=batch_size, verbose=0).history["loss"][0]
+        if averages:
+            # On JAX, weights and their averages are the same arrays now. Keras would
+            # donate these twice in the next epoch, which JAX refuses.
+            for each in model.optimizer.variables:
+                each.assign(keras.ops.copy(each))
+        return loss
 
     if (
         keras.backend.backend() != "tensorflow"
         or model.run_eagerly
         or type(model).train_step is not keras.Model.train_step
-        or getattr(model.optimizer, "use_ema", False)
+        or averages
         or not all(layer.supports_jit for layer in layers_in(model))
         or not all(map(_is_numeric, tree.flatten(examples)))
     ):
