@@ -20,6 +20,8 @@ FIRST_RATE = 1 / 3  # of the learning rate that the model was trained with
 MIN_PENALTY = 0.01  # of the loss on the validation data, before training
 FACTOR = 3  # between two rates, or two penalties, that are tried
 FIRST = (0, 2)  # where the search starts, see `_Search`
+NEAR = (-1, 0), (1, 0), (0, -1), (0, 1)  # the steps it takes from there
+FAR = (0, -3), (0, 3)  # the steps if none of these is better
 PLACES = set(product(range(-4, 5), range(9)))  # the places that it may try
 COMPILED = "loss_weights", "run_eagerly", "steps_per_execution", "jit_compile"
 NOISE = (
@@ -111,9 +113,10 @@ def fine_tune(
     strength of a penalty on the squares of the embeddings that are looked up. The
     search starts with a third of the learning rate that `model` is compiled with, and a
     penalty of 3% of the loss. It then tries three times and a third of each, as long as
-    the loss on the validation data falls. It can also try no penalty. If `model` has
-    dropout or noise, the first setting is tried with and without it: dropout of columns
-    that `compress` has turned has a stronger effect than before.
+    the loss on the validation data falls. Then it tries a penalty 27 times as strong or
+    as weak, and goes on from there if that helps. It can also try no penalty. If
+    `model` has dropout or noise, the first setting is tried with and without it:
+    dropout of columns that `compress` has turned has a stronger effect than before.
 
     The loss is measured after every epoch, and the model with the lowest loss is
     returned. If no training lowers the loss, that is the model before training.
@@ -222,11 +225,16 @@ class _Search:
         """Move to better places while there are any, and return the best state."""
         before, place = None, FIRST
         while place != before:
-            before, (power, level) = place, place
-            steps = [(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)]
-            around = [(power + i, level + j) for i, j in steps]
-            place = min((each for each in around if each in PLACES), key=self.loss)
+            before, place = place, self._better(place, NEAR)
+            if place == before:
+                place = self._better(place, FAR)
         return self.best
+
+    def _better(self, place, steps):
+        """Return the best place at most one of these steps away."""
+        power, level = place
+        around = [place, *((power + i, level + j) for i, j in steps)]
+        return min((each for each in around if each in PLACES), key=self.loss)
 
 
 class _Penalty(LookupL2):

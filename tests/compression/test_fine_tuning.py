@@ -8,7 +8,7 @@ from keras import layers
 
 from memembed import compress, compress_and_train, fine_tune, pack
 from memembed.compression import num_bytes
-from memembed.fine_tuning import _Trainer, loss_function
+from memembed.fine_tuning import FACTOR, _Search, _State, _Trainer, loss_function
 from memembed.layers import LowBitEmbedding, PackedEmbedding
 
 BACKEND = keras.backend.backend()
@@ -114,6 +114,33 @@ def test_the_best_learning_rate_is_kept(labels, examples, validation, capsys):
     rate = float(keras.ops.convert_to_numpy(tuned.optimizer.learning_rate))
     assert rate == pytest.approx(float(best), rel=0.05)
     assert rate > 0.03
+
+
+class Landscape:
+    """In place of a trainer: the losses of all penalties, from the weakest."""
+
+    rate, least, untrained = 1.0, 1.0, _State(1.0, [])
+
+    def __init__(self, *losses):
+        self.losses = losses
+
+    def train(self, rate, l2):
+        level = 1 + round(np.log(l2) / np.log(FACTOR)) if l2 else 0
+        return _State(self.losses[level] + abs(np.log(rate)), [], rate, l2, epochs=1)
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        (0.9, 0.8, 0.4, 0.8, 0.9, 0.9, 0.9, 0.9, 0.9),
+        (0.9, 0.8, 0.7, 0.8, 0.9, 0.6, 0.5, 0.4, 0.9),
+        (0.9, 0.9, 0.9, 0.8, 0.9, 0.9, 0.4, 0.9, 0.9),
+    ],
+)
+def test_the_search_finds_a_penalty_beyond_worse_ones(losses):
+    """On sparse data, all weak penalties may be as bad, and strong ones much better."""
+    search = _Search(Landscape(*losses), lambda text: None)
+    assert search.run().loss == 0.4
 
 
 def test_a_score_that_is_not_finite_is_the_worst(labels, examples, validation):
