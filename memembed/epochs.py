@@ -42,6 +42,8 @@ def epoch_function(model, examples, batch_size):
         True
     """
     data = dict(zip(("x", "y", "sample_weight"), examples, strict=False))
+    # A dataset of files that are read in order is shuffled already.
+    data["shuffle"] = not getattr(examples[0], "in_order", False)
     averages = getattr(model.optimizer, "use_ema", False)
 
     def fit():

@@ -26,7 +26,7 @@ class RatingShards:
     """Ratings in the Parquet files of a folder.
 
     At first, only the metadata of the files is read. If they are named
-    `...-00003-of-00010.parquet`, all of them must be there.
+    `...-00003-of-00010.parquet`, all of them must be there, and no others.
 
     The length is the number of ratings.
 
@@ -36,8 +36,9 @@ class RatingShards:
             strings.
 
     Raises:
-        ValueError: there is no such folder, no file in it, or no rating in them; or a
-            file is missing, is not a complete Parquet file, lacks a column, or has a
+        ValueError: `columns` are not three names; there is no such folder, no file in
+            it, or no rating in them; or a file is missing, does not belong to the
+            numbered ones, is not a complete Parquet file, lacks a column, or has a
             column of another type. The message names the file.
 
     Example:
@@ -56,6 +57,11 @@ class RatingShards:
 
     def __init__(self, folder, columns=("user_id", "movie_id", "rating")):
         self.folder, self.columns = Path(folder), tuple(columns)
+        if len(self.columns) != 3 or not all(isinstance(x, str) for x in columns):
+            raise ValueError(
+                "`columns` must be the names of users, movies and ratings. "
+                f"Received: columns={columns!r}"
+            )
         self.files = sorted(self.folder.glob("*.parquet"))
         if not self.files:
             raise ValueError(
@@ -63,13 +69,17 @@ class RatingShards:
                 f"Received: folder={str(folder)!r}"
             )
         _check_that_none_is_missing(self.files)
+        kinds = {}
         self.groups = [
             (file, group, rows)
             for file in self.files
-            for group, rows in enumerate(_rows_of_groups(file, self.columns))
+            for group, rows in enumerate(_rows_of_groups(file, self.columns, kinds))
         ]
         if not len(self):
-            raise ValueError(f"The files in {self.folder} hold no ratings.")
+            raise ValueError(
+                "`folder` must hold ratings. "
+                f"Received: folder={str(folder)!r}, whose files have none"
+            )
 
     def __len__(self):
         return sum(rows for _, _, rows in self.groups)
@@ -89,9 +99,14 @@ class RatingShards:
             A `Vocabulary`.
 
         Raises:
-            ValueError: a file can no longer be read, or has an id that is null.
+            ValueError: `column` is not that of users or movies; or a file can no longer
+                be read, or has an id that is null.
         """
         check_size("min_count", min_count)
+        if column not in self.columns[:2]:
+            raise ValueError(
+                f"`column` must be one of {self.columns[:2]}. Received: {column!r}"
+            )
         counted, fresh = [], []
         groups = progress(self.groups, f"ids of {column}", unit="group")
         for file, group, _ in groups:
@@ -147,7 +162,7 @@ class RatingShards:
         Raises:
             ValueError: a number is out of range, or there are too few ratings for one
                 batch. Later, while it is read: a file is incomplete or gone, or has a
-                null or an unknown id.
+                null, an unknown id, or a rating that is not finite.
         """
         for name, value in (("batch_size", batch_size), ("pool_size", pool_size)):
             check_size(name, value)
@@ -187,7 +202,12 @@ class _Reader:
                 ]
             except ValueError as error:
                 raise ValueError(f"{file}: {error}") from error
-            parts.append((*rows, ratings.astype("float32")))
+            ratings = ratings.astype("float32")
+            if not np.isfinite(ratings).all():
+                raise ValueError(
+                    f"{file}: column {self.columns[2]!r} must hold finite numbers."
+                )
+            parts.append((*rows, ratings))
         return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
 
@@ -197,6 +217,8 @@ class _Batches(keras.utils.PyDataset):
     Reading the first batch again starts the next epoch if the last batch was read, and
     otherwise the same epoch: Keras reads a few batches before it trains.
     """
+
+    in_order = True  # see `memembed.epochs`
 
     def __init__(self, groups, length, batch_size, pool_size, order, read):
         super().__init__()
@@ -263,6 +285,11 @@ class _Batches(keras.utils.PyDataset):
 
 def _check_that_none_is_missing(files):
     names = [re.fullmatch(r"(.*-)(\d+)-of-(\d+)", file.stem) for file in files]
+    if any(names) and not all(names):
+        raise ValueError(
+            f"{files[names.index(None)]} does not belong to the numbered files beside "
+            "it. Is it a copy of one of them?"
+        )
     found = {(name[1], int(name[2]), name[3]) for name in names if name}
     for before, _, count in found:
         for i in range(int(count)):
@@ -271,8 +298,11 @@ def _check_that_none_is_missing(files):
                 raise ValueError(f"{files[0].parent / missing} is missing.")
 
 
-def _rows_of_groups(file, columns):
-    """Return how many rows each row group has, and check the columns."""
+def _rows_of_groups(file, columns, kinds):
+    """Return how many rows each row group has, and check the columns.
+
+    `kinds` is filled with the first file and the type of each column of ids.
+    """
     try:
         with pq.ParquetFile(file) as parquet:
             schema, metadata = parquet.schema_arrow, parquet.metadata
@@ -289,6 +319,12 @@ def _rows_of_groups(file, columns):
         if not (number or (is_id and text)):
             wanted = "integers or strings" if is_id else "numbers"
             raise ValueError(f"{file}: column {name!r} must be {wanted}. It is {kind}")
+        first, of_first, was_text = kinds.setdefault(name, (file, kind, text))
+        if is_id and text != was_text:
+            raise ValueError(
+                f"{file}: column {name!r} must be {of_first}, as in {first.name}. "
+                f"It is {kind}"
+            )
     return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
 

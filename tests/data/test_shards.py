@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from memembed import fine_tune
 from memembed.data import RatingShards, Vocabulary, write_synthetic_shards
 from memembed.models import dot_product_model
 
@@ -162,6 +163,17 @@ def test_fit_accepts_the_batches(folder):
     assert ratings[0] >= 1250  # more if Keras looks at the shapes first
 
 
+def test_fine_tune_accepts_the_batches(folder):
+    layers = keras.layers.Embedding(37, 2), keras.layers.Embedding(11, 2)
+    model = dot_product_model(*layers)
+    model.compile("adam", "mse")
+    parts = batches_of(folder), batches_of(folder, seed=1)
+    better = fine_tune(model, *parts, epochs=1)
+    data = batches_of(folder)
+    errors = [each.evaluate(data, verbose=0) for each in (better, model)]
+    assert errors[0] < errors[1]
+
+
 def test_a_folder_without_files_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"`folder` must hold Parquet files.*Received"):
         RatingShards(tmp_path)
@@ -171,7 +183,7 @@ def test_files_without_ratings_are_refused(tmp_path):
     table = {"user_id": pa.array([], "int64"), "movie_id": pa.array([], "int64")}
     table = pa.table({**table, "rating": pa.array([], "float32")})
     pq.write_table(table, tmp_path / "x.parquet")
-    with pytest.raises(ValueError, match="hold no ratings"):
+    with pytest.raises(ValueError, match=r"`folder` must hold ratings.*Received"):
         RatingShards(tmp_path)
 
 
@@ -197,8 +209,9 @@ def test_a_file_that_is_cut_or_gone_later_is_named(folder):
 
 
 def test_a_file_of_other_columns_is_named(folder):
-    pq.write_table(pa.table({"user_id": [1], "stars": [2.0]}), folder / "x.parquet")
-    message = r"x\.parquet must have a column 'movie_id'\. It has: user_id, stars"
+    table = pa.table({"user_id": [1], "stars": [2.0]})
+    pq.write_table(table, folder / "part-1-of-3.parquet")
+    message = r"part-1-of-3\.parquet must have a column 'movie_id'\. It has: user_id, s"
     with pytest.raises(ValueError, match=message):
         RatingShards(folder)
 
@@ -209,15 +222,52 @@ def test_a_file_of_other_columns_is_named(folder):
 )
 def test_a_column_of_another_type_is_named(folder, column, values, wanted):
     table = {"user_id": [1], "movie_id": [1], "rating": [1.0], column: values}
-    pq.write_table(pa.table(table), folder / "x.parquet")
-    with pytest.raises(ValueError, match=rf"x\.parquet: column '{column}' .* {wanted}"):
+    pq.write_table(pa.table(table), folder / "part-1-of-3.parquet")
+    message = rf"part-1-of-3\.parquet: column '{column}' .* {wanted}"
+    with pytest.raises(ValueError, match=message):
         RatingShards(folder)
 
 
 def test_a_null_is_named(folder):
-    write(folder / "x.parquet", pa.array([None, 1]), [1, 1], [1.0, 1.0])
-    with pytest.raises(ValueError, match=r"x\.parquet: column 'user_id' must not have"):
+    write(folder / "part-1-of-3.parquet", pa.array([None, 1]), [1, 1], [1.0, 1.0])
+    message = r"part-1-of-3\.parquet: column 'user_id' must not have"
+    with pytest.raises(ValueError, match=message):
         RatingShards(folder).vocabulary("user_id")
+
+
+@pytest.mark.parametrize("rating", [np.nan, np.inf])
+def test_a_rating_that_is_not_finite_is_named(folder, rating):
+    write(folder / "part-1-of-3.parquet", [5], [1], [rating])
+    message = r"part-1-of-3\.parquet: column 'rating' must hold finite numbers"
+    with pytest.raises(ValueError, match=message):
+        seen(batches_of(folder))
+
+
+def test_ids_of_two_types_are_named(folder):
+    write(folder / "part-1-of-3.parquet", ["u5"], [1], [1.0])
+    message = r"part-1-of-3\.parquet: column 'user_id' must be int64, as in part-0-of-3"
+    with pytest.raises(ValueError, match=message):
+        RatingShards(folder)
+
+
+def test_a_copy_of_a_numbered_file_is_named(folder):
+    file = folder / "part-1-of-3.parquet"
+    (folder / "part-1-of-3 (copy).parquet").write_bytes(file.read_bytes())
+    with pytest.raises(ValueError, match=r"\(copy\)\.parquet does not belong to"):
+        RatingShards(folder)
+
+
+@pytest.mark.parametrize("columns", [("user_id", "rating"), ("user_id", "movie_id", 2)])
+def test_columns_must_be_three_names(folder, columns):
+    with pytest.raises(ValueError, match=r"`columns` must be the names.*Received"):
+        RatingShards(folder, columns)
+
+
+def test_a_vocabulary_of_an_unknown_column(folder):
+    with pytest.raises(
+        ValueError, match=r"`column` must be one of.*Received: 'rating'"
+    ):
+        RatingShards(folder).vocabulary("rating")
 
 
 def test_an_unknown_id_is_named_with_its_file(folder):
