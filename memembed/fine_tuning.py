@@ -110,12 +110,15 @@ def fine_tune(
     """Train a model further, with settings that are chosen on validation data.
 
     The settings are a learning rate, which falls to 0 along half a cosine wave, and the
-    strength of a penalty on the squares of the embeddings that are looked up. The
-    search starts with a third of the learning rate that `model` is compiled with, and a
-    penalty of 3% of the loss. It then tries three times and a third of each, as long as
-    the loss on the validation data falls. Then it tries a penalty 27 times as strong or
-    as weak, and goes on from there if that helps. It can also try no penalty. If
-    `model` has dropout or noise, the first setting is tried with and without it:
+    strength of a penalty on the squares of the embeddings that are looked up. In
+    training, the penalty takes the place of an `activity_regularizer` of the
+    embeddings; the returned model has its own again.
+
+    The search starts with a third of the learning rate that `model` is compiled with,
+    and a penalty of 3% of the loss. It then tries three times and a third of each, as
+    long as the loss on the validation data falls. Then it tries a penalty 27 times as
+    strong or as weak, and goes on from there if that helps. It can also try no penalty.
+    If `model` has dropout or noise, the first setting is tried with and without it:
     dropout of columns that `compress` has turned has a stronger effect than before.
 
     The loss is measured after every epoch, and the model with the lowest loss is
@@ -140,7 +143,8 @@ def fine_tune(
         rate that was best. From there, `compress_and_train` has fewer rates to try.
 
     Raises:
-        TypeError: `examples` or `validation_data` can be iterated only once.
+        TypeError: `examples` or `validation_data` can be iterated only once, or `score`
+            cannot be called.
         ValueError: `model` cannot be rebuilt, as in `compress`; it is not compiled, or
             with parts that Keras cannot make from their config; labels are missing;
             there is neither a compiled loss nor a `score`; or the loss is not finite.
@@ -282,7 +286,9 @@ class _Trainer:
                 f"a loss of {loss}. Is a label NaN, or an id outside its vocabulary?"
             )
         self.run_epoch = epoch_function(self.copy, self.examples, batch_size)
-        self.least = MIN_PENALTY * abs(loss) / (squares or 1)
+        # If `add_loss` gives all of the loss, that without penalties is 0.
+        scale = abs(loss) or abs(self.untrained.loss)
+        self.least = MIN_PENALTY * (scale if np.isfinite(scale) else 1) / (squares or 1)
         self.rate = FIRST_RATE * _learning_rate(model.optimizer)
 
     def train(self, rate, l2):
@@ -398,6 +404,10 @@ def _check(model, examples, validation_data, score, batch_size, epochs):
                 f"`{name}` must hold labels: a tuple of inputs and labels, or a "
                 "dataset of such tuples. Received: inputs alone"
             )
+    if score is not None and not callable(score):
+        raise TypeError(
+            f"`score` must be a function of a model. Received: score={score!r}"
+        )
     if score is None and getattr(model, "loss", None) is None:
         raise ValueError(
             "`score` must be given for a model that is compiled without a loss: only "

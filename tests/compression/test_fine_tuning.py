@@ -116,6 +116,16 @@ def test_the_best_learning_rate_is_kept(labels, examples, validation, capsys):
     assert rate > 0.03
 
 
+def test_penalties_of_a_model_without_a_compiled_loss(labels, examples, validation):
+    """Its score says how large its loss is."""
+    usual = _Trainer(made(labels), examples, validation, None, 64, 1)
+    loss = made(labels).evaluate(*validation, verbose=0)
+    model = keras.Sequential([keras.Input((), dtype="int32"), *made(labels).layers])
+    model.compile("sgd", run_eagerly=EAGER)
+    trainer = _Trainer(model, examples, validation, lambda model: -3.0, 64, 1)
+    assert trainer.least == pytest.approx(usual.least * 3 / loss, rel=1e-5)
+
+
 class Landscape:
     """In place of a trainer: the losses of all penalties, from the weakest."""
 
@@ -257,6 +267,8 @@ def test_bad_arguments(labels, examples, validation):
         compress_and_train(model, examples, (x,), 400)
     with pytest.raises(ValueError, match="`max_bytes` must be less than"):
         compress_and_train(model, examples, validation, 10_000)
+    with pytest.raises(TypeError, match=r"`score` must be a function.*'mse'"):
+        compress_and_train(model, examples, validation, 400, score="mse")
     with pytest.raises(TypeError, match="`examples` must be arrays"):
         fine_tune(model, iter([examples]), validation)
     with pytest.raises(TypeError, match="`validation_data` must be arrays"):
