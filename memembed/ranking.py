@@ -1,11 +1,9 @@
-"""Train a two-tower model, rank the whole catalogue, and find where errors are."""
+"""Train a two-tower model, and rank the whole catalogue."""
 
 import keras
 import numpy as np
-import pandas as pd
 from keras import ops
 
-from memembed.allocation import equal_shares
 from memembed.epochs import epoch_function
 from memembed.models import InBatchSoftmax, input_dims, penalize
 from memembed.shapes import check_size
@@ -117,67 +115,6 @@ def recall_and_ndcg(scores, data, k=20, part="evaluation", chunk_size=1024):
         recall += np.sum(hits.sum(axis=1) / possible)
         ndcg += np.sum(hits @ discounts / best[possible - 1])
     return {"recall": float(recall / len(users)), "ndcg": float(ndcg / len(users))}
-
-
-def errors_by_popularity(model, examples, counts, by="movie", groups=5):
-    """Measure a rating model on popular movies or users, and on rarer ones.
-
-    The groups have about equal shares of the training ratings, so the last group has
-    many more rows than the first.
-
-    Args:
-        model: a rating model.
-        examples: `memembed.data.Examples`.
-        counts: how often each row is trained on, in descending order, such as
-            `data.movies.counts`, or `data.users.counts`.
-        by: `"movie"` or `"user"`: what `counts` counts.
-        groups: how many groups to make.
-
-    Returns:
-        A DataFrame with a row for each group, the most popular first. Its columns are
-        `rows`, the number of movies or users; `counts`, how often they are trained on;
-        `ratings`, the number of `examples` with them; and `MSE` and `MAE`.
-
-    Raises:
-        ValueError: `by` is neither of the two, `counts` are not in descending order, or
-            too few for `examples`, or a group would be empty.
-
-    Example:
-        >>> from memembed.data import prepare, synthetic_ratings
-        >>> from memembed.models import bias_model
-        >>> data = prepare(synthetic_ratings(50, 40, 1200))
-        >>> model = bias_model(50, 40)
-        >>> errors = errors_by_popularity(model, data.evaluation, data.movies.counts)
-        >>> int(errors["ratings"].sum()) == len(data.evaluation)
-        True
-    """
-    if by not in ("movie", "user"):
-        raise ValueError(f"`by` must be 'movie' or 'user'. Received: by={by!r}")
-    counts = np.asarray(counts)
-    rows = examples.inputs[by]
-    if (np.diff(counts) > 0).any() or (len(rows) and rows.max() >= len(counts)):
-        raise ValueError(
-            f"`counts` must hold a count for each {by}, most popular first. "
-            f"Received: {len(counts)} counts"
-        )
-    sizes = equal_shares(counts, check_size("groups", groups))
-    if len(sizes) < groups:
-        raise ValueError(
-            f"`groups` must leave no group empty. Received: groups={groups}, of which "
-            f"{groups - len(sizes)} would be empty"
-        )
-    group_of = np.repeat(np.arange(groups), sizes)
-    predicted = ops.convert_to_numpy(model(examples.inputs, training=False))[:, 0]
-    errors = pd.Series(predicted.astype("float64") - examples.rating)
-    group = group_of[rows]
-    table = pd.DataFrame(
-        {"rows": sizes, "counts": np.bincount(group_of, counts).astype("int64")},
-        index=pd.RangeIndex(1, groups + 1, name=f"{by} group"),
-    )
-    table["ratings"] = np.bincount(group, minlength=groups)
-    for name, each in (("MSE", errors**2), ("MAE", errors.abs())):
-        table[name] = each.groupby(group).mean().reindex(range(groups)).to_numpy()
-    return table
 
 
 def _scorer(scores, shape):

@@ -9,8 +9,8 @@ import pytest
 from memembed.compression import pack
 from memembed.data import Examples, RatingData, prepare, synthetic_ratings
 from memembed.layers import LowBitEmbedding
-from memembed.models import bias_model, dot_product_model, two_tower_model
-from memembed.ranking import errors_by_popularity, recall_and_ndcg, train_two_tower
+from memembed.models import dot_product_model, two_tower_model
+from memembed.ranking import recall_and_ndcg, train_two_tower
 from memembed.training import Settings
 
 
@@ -145,39 +145,3 @@ def test_models_that_cannot_rank(tiny):
     model.set_weights([np.full((3, 2), np.nan), np.zeros((5, 2))])
     with pytest.raises(ValueError, match="finite user vectors"):
         recall_and_ndcg(model, tiny)
-
-
-def test_errors_by_popularity_by_hand():
-    """Movie 0 has half of all counts. Every prediction is 2.5."""
-    part = Examples(
-        user=np.array([0, 1, 1, 0]),
-        movie=np.array([0, 0, 2, 1]),
-        rating=np.array([3, 1, 5, 2], "float32"),
-    )
-    model = bias_model(2, 4)
-    table = errors_by_popularity(model, part, [6, 3, 2, 1], groups=2)
-    assert table["rows"].tolist() == [1, 3]
-    assert table["counts"].tolist() == [6, 6]
-    assert table["ratings"].tolist() == [2, 2]
-    assert table["MSE"].tolist() == pytest.approx(
-        [(0.25 + 2.25) / 2, (6.25 + 0.25) / 2]
-    )
-    assert table["MAE"].tolist() == pytest.approx([1, 1.5])
-    by_user = errors_by_popularity(model, part, [7, 5], by="user", groups=2)
-    assert by_user["MSE"].tolist() == pytest.approx(
-        [(0.25 + 0.25) / 2, (2.25 + 6.25) / 2]
-    )
-
-
-@pytest.mark.parametrize(
-    ("counts", "arguments", "message"),
-    [
-        ([1, 2, 3, 4, 5], {}, "`counts` must hold"),
-        ([5, 4, 3], {}, "`counts` must hold .*Received: 3 counts"),
-        ([5, 4, 3, 2, 1], {"by": "book"}, "`by` must be .*Received: by='book'"),
-        ([5, 4, 3, 2, 1], {"groups": 0}, "`groups` must be .*Received: groups=0"),
-    ],
-)
-def test_bad_arguments_of_errors_by_popularity(tiny, counts, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        errors_by_popularity(bias_model(3, 5), tiny.evaluation, counts, **arguments)
