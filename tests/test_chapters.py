@@ -35,6 +35,9 @@ except ImportError:  # on Colab, which opens the notebook alone
     %pip install -q "memembed[chapters] @ git+https://github.com/{address}"
 """
 MAX_CELL, MAX_MEDIAN_CELL = 15, 6
+MAX_LINE = 79  # wider code is cut off at the edge of the page
+MIN_EXERCISES = 3
+SOLUTION = r"<details>\n<summary>Solution</summary>\n\n(.*?)</details>"
 
 
 def cells(notebook, kind):
@@ -195,14 +198,30 @@ def missing_parts(notebook, path):
     }.items():
         if not re.search(words, opening, re.IGNORECASE):
             found.append(f"the opening does not say {part}")
-    closing = re.split(r"^##+ .*exercise", whole, flags=re.IGNORECASE | re.MULTILINE)
-    if len(closing) == 1:
-        found.append("no exercise")
-    elif not re.search(r"<details>\s*<summary>.*?</summary>\n\n", closing[-1]):
-        found.append("no <details> with a <summary> and an empty line for the solution")
+    for heading in ("What this chapter showed", "Exercises", "Where to read more"):
+        if f"\n## {heading}\n" not in whole:
+            found.append(f"no section {heading!r}")
+    solutions = re.findall(SOLUTION, whole, re.DOTALL)
+    if len(solutions) < MIN_EXERCISES:
+        found.append(f"fewer than {MIN_EXERCISES} exercises with a solution")
+    for solution in solutions:
+        if "```python\n" not in solution or not without_code(solution).strip():
+            found.append(f"not code and an answer in words: {solution[:60]!r}")
     if whole.count("<details>") != whole.count("</details>"):
         found.append("a <details> is left open")
     return found
+
+
+def wide_solutions(notebook, path):
+    """Find code of a solution that the column of text would cut off."""
+    whole = "\n".join(cell.source for cell in cells(notebook, "markdown"))
+    return [
+        line
+        for solution in re.findall(SOLUTION, whole, re.DOTALL)
+        for code in re.findall(r"```python\n(.*?)```", solution, re.DOTALL)
+        for line in code.splitlines()
+        if len(line) > MAX_LINE
+    ]
 
 
 RULES = [
@@ -216,6 +235,7 @@ RULES = [
     open_checks,
     long_cells,
     missing_parts,
+    wide_solutions,
 ]
 
 
@@ -252,10 +272,8 @@ OPENING = """\
 
 In this chapter you will learn nothing. You need nothing, and five minutes.
 """
-CLOSING = """\
-## An exercise
-
-Do nothing: see [the same](good.ipynb#an-exercise).
+EXERCISE = """\
+Do nothing: see [the same](good.ipynb#exercises).
 
 <details>
 <summary>Solution</summary>
@@ -264,7 +282,22 @@ Do nothing: see [the same](good.ipynb#an-exercise).
 "{cite}`this` is code, not a role"
 ```
 
+Nothing happens.
+
 </details>
+
+"""
+CLOSING = f"""\
+## What this chapter showed
+
+Nothing.
+
+## Exercises
+
+{EXERCISE * MIN_EXERCISES}
+## Where to read more
+
+Nowhere.
 """
 DRAWING = {
     "mystnb": {
@@ -380,9 +413,15 @@ FILE_NAME = {"mystnb": {"image": {"alt": "plot.png"}, "figure": {"caption": "A."
         (set_source(1, cut("learn")), missing_parts),
         (set_source(1, cut("need")), missing_parts),
         (set_source(1, cut("minutes")), missing_parts),
-        (set_source(4, cut("exercise\n")), missing_parts),
+        (set_source(4, cut("## What this chapter showed\n")), missing_parts),
+        (set_source(4, cut("## Exercises\n")), missing_parts),
+        (set_source(4, cut("## Where to read more\n")), missing_parts),
+        (set_source(4, lambda text: text.replace(EXERCISE, "", 1)), missing_parts),
+        (set_source(4, cut("Nothing happens.\n")), missing_parts),
+        (set_source(4, cut("python\n")), missing_parts),
         (set_source(4, cut("<summary>")), missing_parts),
         (set_source(4, cut("</details>")), missing_parts),
+        (set_source(4, lambda text: text.replace("role", "r" * 50)), wide_solutions),
     ],
 )
 def test_a_bad_notebook_breaks_one_rule(good, break_it, rule):
