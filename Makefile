@@ -31,7 +31,8 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help book test test-backends test-tensorflow test-jax test-torch test-book \
-	test-lab distributed solutions bench study lab venv lint lock links colab repository clean
+	test-lab distributed solutions bench study lab venv lint lock pictures links colab \
+	repository clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -112,6 +113,9 @@ lock: $(INSTALLED) ## update the lock files; UPGRADE=1 for the newest versions
 		--output-file requirements-jax.lock
 	$(COMPILE) --extra test-layers --constraint requirements.lock \
 		--output-file requirements-torch.lock
+
+pictures: $(INSTALLED) ## draw the pictures of the landing page again
+	$(BIN)/python tools/pictures.py
 
 # _build/links.yml is _config.yml without running the chapters.
 links: $(INSTALLED) ## check the external links of the book

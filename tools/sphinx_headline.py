@@ -1,8 +1,9 @@
 """Give the headline figure an address that does not change: `_images/headline.png`.
 
-Executed figures are named by a hash of their content. The landing page and the README
-need a fixed name, so the figure that a chapter calls "headline" (in the cell's
-metadata, mystnb.figure.name) is copied to that address.
+Executed figures are named by a hash of their content. The picture that other sites show
+with a link to the book (`ogp_image` in _config.yml) needs a fixed name, so the figure
+that a chapter calls "headline" (in the cell's metadata, mystnb.figure.name) is copied
+to that address.
 """
 
 import shutil
