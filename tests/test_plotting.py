@@ -284,3 +284,22 @@ def test_frontiers_leave_out_high_errors_and_draw_the_last_method_widest():
     drawn = {(tuple(line.get_xdata()), line.get_linewidth()) for line in axes.lines}
     assert {((1e5,), 1.2), ((2e4, 3e5), 2.4)} < drawn
     assert {text.get_text() for text in axes.texts} == {"old", "new", "full"}
+
+
+@pytest.mark.parametrize("colour", plotting.PALETTE)
+def test_lines_and_names_can_be_seen_on_white(colour):
+    assert plotting.contrast_on_white(colour) >= 3
+    model = pd.DataFrame({"bytes": [1e4, 1e5], "mse": [0.8, 0.7]})
+    colours = {"a name": colour}
+    axes = plotting.frontiers({"a name": model})
+    plotting._name_points(axes, {"a name": (1e4, 0.8)}, colours=colours)
+    plotting._name_ends(axes, {"a name": (1e4, 0.8)}, colours)
+    assert len(axes.texts) == 3
+    for text in axes.texts:
+        assert plotting.contrast_on_white(text.get_color()) >= 4.5
+
+
+def test_contrast_by_known_values():
+    assert plotting.contrast_on_white("black") == pytest.approx(21)
+    assert plotting.contrast_on_white("white") == pytest.approx(1)
+    assert plotting.contrast_on_white("#767676") == pytest.approx(4.54, abs=0.01)

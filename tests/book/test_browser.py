@@ -124,7 +124,7 @@ def test_folded_code_and_solutions_open(page, tab, visit):
 
 
 @each_notebook
-def test_figures_show_and_are_legible_in_both_themes(page, tab, visit):
+def test_figures_show_and_have_dark_text_in_both_themes(page, tab, visit):
     visit(page)
     figures = tab.locator("article .cell_output img, article figure img")
     for theme in ("light", "dark"):
