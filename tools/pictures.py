@@ -67,7 +67,7 @@ def shown_in_headline():
         for name, points in frontiers().items()
     }
     stars = {name: [size, round(mse, 4)] for name, (size, mse) in references().items()}
-    return [lines, stars]
+    return [lines, stars, plotting.PALETTE]
 
 
 PICTURES = {

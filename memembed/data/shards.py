@@ -57,10 +57,10 @@ class RatingShards:
 
     def __init__(self, folder, columns=("user_id", "movie_id", "rating")):
         self.folder, self.columns = Path(folder), tuple(columns)
-        if len(self.columns) != 3 or not all(isinstance(x, str) for x in columns):
+        if [type(name) for name in self.columns] != [str] * 3:
             raise ValueError(
                 "`columns` must be the names of users, movies and ratings. "
-                f"Received: columns={columns!r}"
+                f"Received: columns={self.columns!r}"
             )
         self.files = sorted(self.folder.glob("*.parquet"))
         if not self.files:

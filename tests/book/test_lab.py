@@ -78,9 +78,9 @@ def test_opens_on_a_landing_page_that_leads_to_the_chapters(lab, tab):
     title = "Memory-efficient embeddings"
     expect(page.locator("h1")).to_contain_text(title, timeout=60_000)
     assert not DIRECTIVE.search(page.inner_text())
+    expect(page.locator("img")).to_have_count(2)
     for picture in page.locator("img").all():
         assert picture.evaluate("image => image.decode().then(() => true)")
-    assert page.locator("img").count() == 2
     page.get_by_role("link", name="1 The data").click()
     heading = tab.locator(".jp-Notebook h1")
     expect(heading).to_contain_text("The data", timeout=60_000)
