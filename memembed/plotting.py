@@ -565,9 +565,9 @@ def growth(table, unit, limits=None):
         limits: a dict from a name to a number, drawn as a dotted line.
     """
     axes, names = _new_axes(height=4.6), {}
-    for i, (method, values) in enumerate(table.items()):
-        there = values.dropna()
-        colour = PALETTE[i % len(PALETTE)]
+    colours = dict(zip(table, itertools.cycle(PALETTE), strict=False))
+    for method, values in table.items():
+        there, colour = values.dropna(), colours[method]
         axes.loglog(there.index, there, ".-", color=colour, linewidth=1.2)
         names[method] = there.index[-1], there.iloc[-1]
     for name, limit in (limits or {}).items():
@@ -582,13 +582,13 @@ def growth(table, unit, limits=None):
         )
     axes.set(xlabel="ids", ylabel=unit)
     low, high = table.index.min(), table.index.max()
-    axes.set_xlim(low, high * (high / low) ** 0.35)
+    axes.set_xlim(low, high * (high / low) ** 0.5)  # room for the names
     axes.set_xticks(table.index)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(EngFormatter(sep="\N{THIN SPACE}"))
         axis.set_minor_formatter(NullFormatter())
     axes.minorticks_off()
-    _name_points(axes, names, sides=[7])
+    _name_points(axes, names, sides=[7], colours=colours)
     return axes
 
 

@@ -75,6 +75,16 @@ def test_growth_names_a_line_where_it_ends():
     assert [len(line.get_xdata()) for line in axes.lines] == [2, 1, 2]
 
 
+def test_growth_has_room_for_long_names():
+    ids = 10 ** np.arange(3, 12)
+    names = "mixed dimensions", "three tables, Adam"
+    table = pd.DataFrame({name: np.arange(1, 10) for name in names}, index=ids)
+    axes = plotting.growth(table, "bytes")
+    axes.figure.draw_without_rendering()
+    right = axes.figure.bbox.x1
+    assert all(text.get_window_extent().x1 < right for text in axes.texts)
+
+
 def test_quotient_remainder_grid():
     axes = plotting.quotient_remainder_grid(10, 4)
     positions = {int(text.get_text()): text.get_position() for text in axes.texts}
