@@ -106,7 +106,7 @@ COMPRESSED = {
 }
 
 
-# With ten million users, a training takes half an hour or more, and 10 GB: only these.
+# With ten million users, a training takes up to an hour, and 10 GB: only these.
 LONG = 10**7
 OF_LONG = ("no user table", BIAS, FULL, "quotient and remainder, 1 numbers")
 
