@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import tempfile
 import warnings
 import zipfile
 from pathlib import Path
@@ -12,6 +13,7 @@ import nbformat
 import pandas as pd
 import pooch
 import pytest
+from jupyter_client import AsyncKernelManager
 
 from memembed import data
 from memembed.data import (
@@ -335,9 +337,12 @@ def test_notes_in_a_notebook():
         "prepare(pd.DataFrame({'user_id': 1, 'movie_id': [7] * 9, 'rating': 3}));",
     ]
     cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
-    nbclient.NotebookClient(
-        nbformat.v4.new_notebook(cells=cells), kernel_name="python3", timeout=60
-    ).execute(env=os.environ | {"MEMEMBED_DATASET": "synthetic"})
+    # Through files: a port can be taken by a kernel of another test that runs beside.
+    with tempfile.TemporaryDirectory() as folder:  # `tmp_path` is too long for it
+        kernel = AsyncKernelManager(transport="ipc", ip=f"{folder}/kernel")
+        nbclient.NotebookClient(
+            nbformat.v4.new_notebook(cells=cells), km=kernel, timeout=60
+        ).execute(env=os.environ | {"MEMEMBED_DATASET": "synthetic"})
 
     stand_in, printed = cells[1].outputs
     assert (printed.name, printed.text) == ("stdout", "1200\n")
