@@ -39,8 +39,9 @@ class LookupL2(keras.regularizers.Regularizer):
 
     def __call__(self, x):
         """Return the penalty that Keras expects for these embeddings, a scalar."""
-        # A sum over a batch may be too large for float16.
-        penalty = self.l2 * ops.sum(ops.square(ops.cast(x, "float32")))
+        # The type of a loss. In mixed precision, `x` may be float16, which is too
+        # small for a sum over a batch.
+        penalty = self.l2 * ops.sum(ops.square(ops.cast(x, keras.config.floatx())))
         if DIVIDES:
             return penalty
         return penalty / ops.cast(ops.shape(x)[0], penalty.dtype)

@@ -258,6 +258,18 @@ def test_mixed_precision_and_a_table_of_zeros(labels, examples, validation):
     assert loss_function(tuned, validation, 1024)() < start
 
 
+def test_float64(labels, examples, validation):
+    """The loss is of the default type of floats, and so must be the penalty."""
+    before = keras.config.floatx()
+    keras.config.set_floatx("float64")
+    try:
+        model = made(labels, dtype="float64")
+        small = compress_and_train(model, examples, validation, 400, epochs=1)
+    finally:
+        keras.config.set_floatx(before)
+    assert num_bytes(small) <= 400
+
+
 def test_bad_arguments(labels, examples, validation):
     model = made(labels)
     x, _ = examples
