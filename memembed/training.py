@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
+from memembed.compression import num_bytes
 from memembed.models import input_dims, penalize
 from memembed.sizing import training_bytes
 
@@ -339,7 +340,7 @@ def measure(name, model, data, *, evaluation=True, verbose=True, **known):
         dataset=data.dataset,
         split=split_hash(data),
         parameters=model.count_params(),
-        bytes=sum(weight.nbytes for weight in model.get_weights()),
+        bytes=num_bytes(model),
         training_bytes=training_bytes(shapes)["total"],
         versions=versions("memembed", "keras", "tensorflow", "numpy"),
         model=model,
@@ -348,9 +349,10 @@ def measure(name, model, data, *, evaluation=True, verbose=True, **known):
         **known,
     )
     if verbose:
+        shown, part = (errors, "") if evaluation else (validation, "validation ")
         print(
-            f"{name}: {result.bytes:,} bytes, MSE {result.mse:.4f}, "
-            f"MAE {result.mae:.4f}"
+            f"{name}: {result.bytes:,} bytes, {part}MSE {shown['mse']:.4f}, "
+            f"MAE {shown['mae']:.4f}"
             + (f", {result.seconds:.0f} s" if result.seconds else "")
         )
     return result

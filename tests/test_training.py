@@ -193,8 +193,9 @@ def test_an_experiment_is_reproducible_and_becomes_a_row(data, capsys):
     assert expected.items() <= row.items()
 
 
-def test_measure_can_leave_out_the_evaluation_part(data):
-    result = measure("b", bias_model(60, 50), data, evaluation=False, verbose=False)
+def test_measure_can_leave_out_the_evaluation_part(data, capsys):
+    result = measure("b", bias_model(60, 50), data, evaluation=False)
+    assert f"validation MSE {result.val_mse:.4f}" in capsys.readouterr().out
     assert (result.mse, result.mae, result.seconds) == (None, None, None)
     assert result.val_mse > 0
     assert result.row()["learning_rate"] is None
