@@ -107,7 +107,9 @@ class Study:
 
     def averaged(self, seed):
         """Return the average of several full tables."""
-        models = [self.full(seed, number) for number in range(NUM_AVERAGED)]
+        further = range(1, NUM_AVERAGED)
+        # To the cache of `full`, `full(seed, 0)` would be another model.
+        models = [self.full(seed), *(self.full(seed, number) for number in further)]
         return self.compiled(average(models))
 
     def cut_back(self, seed):

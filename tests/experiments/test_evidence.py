@@ -12,6 +12,7 @@ from memembed.experiments import evidence as module
 from memembed.experiments.evidence import (
     COLUMNS,
     KEY,
+    NUM_AVERAGED,
     Study,
     against_full_tables,
     evidence,
@@ -206,6 +207,7 @@ def test_cutting_back_an_average_keeps_its_first_axes(ratings, tmp_path):
     assert num_bytes(study.cut_back(0)) == num_bytes(study.full(0))
     other = np.array(study.full(0)(inputs))
     assert np.abs(cut - wide).mean() < 0.7 * np.abs(other - wide).mean()
+    assert study.full.cache_info().misses == NUM_AVERAGED  # each is trained once
 
 
 def test_the_tasks():
