@@ -5,7 +5,6 @@ Each run has its own process, so that its peak memory can be measured:
     .venv/bin/python -m benchmarks.compression compress 100000
 """
 
-import resource
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ import time
 import pandas as pd
 from tqdm import tqdm
 
-from benchmarks.machine import ROOT, spread, versions
+from benchmarks.machine import ROOT, peak_bytes, spread, versions
 from memembed.experiments.results import stored
 
 __all__ = ["measure", "section", "versions"]
@@ -115,7 +114,7 @@ def main():
     start = time.perf_counter()
     size = run()
     seconds = time.perf_counter() - start
-    print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, size)
+    print(seconds, peak_bytes() / 1e6, size)
 
 
 if __name__ == "__main__":

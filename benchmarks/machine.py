@@ -2,6 +2,7 @@
 
 import os
 import platform
+import resource
 import subprocess
 from pathlib import Path
 
@@ -28,6 +29,11 @@ def machine():
     except (OSError, StopIteration):
         processor = platform.processor() or platform.machine()
     return f"{len(os.sched_getaffinity(0))} cores of {processor}"
+
+
+def peak_bytes():
+    """Return the most memory that this process has held, on Linux."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def versions():

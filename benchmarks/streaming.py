@@ -5,7 +5,6 @@ Each run has its own process, so that its peak memory can be measured:
     .venv/bin/python -m benchmarks.streaming files /tmp/ratings 1000000
 """
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,7 @@ import time
 import pandas as pd
 from tqdm import tqdm
 
-from benchmarks.machine import ROOT, spread, versions
+from benchmarks.machine import ROOT, peak_bytes, spread, versions
 from memembed.experiments.results import stored
 
 __all__ = ["measure", "section", "versions"]
@@ -148,7 +147,7 @@ def main():
         write(folder, ratings)
         return
     seconds = read(folder, keep=way == "memory")
-    print(*seconds, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(*seconds, peak_bytes())
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import time
 import pandas as pd
 from tqdm import tqdm
 
-from benchmarks.machine import ROOT, spread, versions
+from benchmarks.machine import ROOT, peak_bytes, spread, versions
 from memembed.experiments.results import stored
 
 __all__ = ["measure", "section", "versions"]
@@ -178,7 +178,7 @@ def main():
     start = time.perf_counter()
     model.fit(x, y, batch_size=BATCH_SIZE, verbose=0)
     seconds = (time.perf_counter() - start) / STEPS
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = peak_bytes()
     weights, slots = (
         sum(4 * math.prod(variable.shape) for variable in variables)
         for variables in (model.weights, model.optimizer.variables)
