@@ -34,6 +34,7 @@ if BACKEND == "torch":  # a step on ten million ids takes it half a minute
 BATCHES = (128, 4096, 65536)
 BLOCK_DIMS = (64, 16, 4)
 OPTIMIZERS = ("Adam", "Adafactor", "SGD")
+SECONDS = 2.0  # for a comparison
 TURN_SECONDS = 0.004  # shorter calls are timed in groups
 
 
@@ -318,19 +319,12 @@ def quartiles(values):
     return {"low": low, "median": median, "high": high}
 
 
-def measure(
-    vocabularies=VOCABULARIES,
-    batches=BATCHES,
-    variants=tuple(VARIANTS),
-    optimizers=OPTIMIZERS,
-    seconds=2.0,
-):
+def measure(vocabularies, batches, optimizers, seconds):
     """Time the variants at every size, on the backend that Keras runs on.
 
     Args:
         vocabularies: numbers of ids.
         batches: numbers of ids in a call.
-        variants: names of `VARIANTS`. Bars that need other variants are left out.
         optimizers: names of Keras optimizers. The first is timed for every variant and
             batch, the others only for three layers and at the middle batch.
         seconds: how long each comparison goes on, after compilation.
@@ -353,15 +347,13 @@ def measure(
         if made != vocabulary:
             layers = functions = steps = None  # two sizes together may not fit
             gc.collect()
-            layers = {name: VARIANTS[name](vocabulary) for name in variants}
+            layers = {name: make(vocabulary) for name, make in VARIANTS.items()}
             for layer in layers.values():
                 layer.build((None,))
             functions = {name: functions_of(layer) for name, layer in layers.items()}
-            rows = {name: vocabulary for name in variants}
-            if "plain, same bytes as QR" in layers:
-                rows["plain, same bytes as QR"] = layers[
-                    "plain, same bytes as QR"
-                ].input_dim
+            rows = dict.fromkeys(VARIANTS, vocabulary)
+            same = "plain, same bytes as QR"
+            rows[same] = layers[same].input_dim
             made, optimizer = vocabulary, None
         if what == "lookup":
             turns = {
@@ -451,18 +443,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where to write both tables")
     parser.add_argument("--quick", action="store_true", help="small sizes, few repeats")
-    parser.add_argument("--vocabularies", type=int, nargs="+", default=VOCABULARIES)
-    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
-    parser.add_argument("--optimizers", nargs="+", default=OPTIMIZERS)
-    parser.add_argument("--variants", nargs="+", default=tuple(VARIANTS))
-    parser.add_argument("--seconds", type=float, default=2.0, help="per comparison")
-    arguments = vars(parser.parse_args())
-    if arguments.pop("quick"):
-        arguments.update(vocabularies=VOCABULARIES[:2], batches=BATCHES[:2])
-        arguments.update(seconds=0.3, optimizers=OPTIMIZERS[:1])
-    folder = arguments.pop("folder")
-    for name, rows in zip(("layers", "layers_bars"), measure(**arguments), strict=True):
-        with (folder / f"{name}.csv").open("w", newline="") as file:
+    arguments = parser.parse_args()
+    sizes = VOCABULARIES, BATCHES, OPTIMIZERS, SECONDS
+    if arguments.quick:
+        sizes = VOCABULARIES[:2], BATCHES[:2], OPTIMIZERS[:1], SECONDS / 10
+    for name, rows in zip(("layers", "layers_bars"), measure(*sizes), strict=True):
+        with (arguments.folder / f"{name}.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[0] if rows else [])
             writer.writeheader()
             writer.writerows(rows)

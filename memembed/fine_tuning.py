@@ -442,4 +442,3 @@ def _compile(model, like):
     config = like.get_compile_config()
     options = {name: config[name] for name in COMPILED if name in config}
     model.compile(_fresh(like.optimizer), like.loss, **options)
-    return model

@@ -1,7 +1,8 @@
 """The figures and the tables of the chapters, in one style.
 
-Every function but `table` draws one figure and returns its `Axes`. The background is
-opaque, so that a figure reads the same on a light and on a dark page.
+Every function but `table` and `contrast_on_white` draws one figure and returns its
+`Axes`. The background is opaque, so that a figure reads the same on a light and on a
+dark page.
 """
 
 import itertools
@@ -294,9 +295,7 @@ def bit_map(bits, block_sizes):
     return axes
 
 
-def size_and_error(
-    rows, metric="mae", *, curves=False, highlight=(), reference=None, published=()
-):
+def size_and_error(rows, metric="mae", *, curves=False, highlight=(), published=()):
     """Show the bytes of models against their error: lower and further left is better.
 
     A model is a point at the mean of its seeds, with a bar from the least error to the
@@ -310,8 +309,6 @@ def size_and_error(
             markers those of `MARKERS`. Models with one table shrunk are hollow.
             Otherwise, each point shows its name.
         highlight: names of models to draw in a second colour.
-        reference: the name of a model whose error is drawn as a dotted line. The models
-            are joined by a line, in their order.
         published: tuples of a label, bytes and an error, drawn as stars.
     """
     keys = ["method", "on", "name"] if curves else ["name"]
@@ -355,10 +352,6 @@ def size_and_error(
             dots.values(), dots, loc="outside lower center", fontsize="small", **style
         )
         return axes
-    if reference:
-        error = points.set_index("name")["mean"][reference]
-        axes.axhline(error, color=GREY, linestyle=":", zorder=0)
-        axes.plot(points["bytes"], points["mean"], color=GREY, linewidth=0.8, zorder=1)
     points["colour"] = np.where(points["name"].isin(highlight), ORANGE, BLUE)
     for colour, part in points.groupby("colour"):
         axes.errorbar(

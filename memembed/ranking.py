@@ -9,6 +9,8 @@ from memembed.models import InBatchSoftmax, input_dims, penalize
 from memembed.shapes import check_size
 from memembed.training import TWO_TOWER
 
+CHUNK = 1024  # users whose scores are held at once
+
 
 def train_two_tower(model, data, settings=TWO_TOWER):
     """Train a two-tower model with Adam: every rating counts as a watched movie.
@@ -44,7 +46,7 @@ def train_two_tower(model, data, settings=TWO_TOWER):
     return losses
 
 
-def recall_and_ndcg(scores, data, k=20, part="evaluation", chunk_size=1024):
+def recall_and_ndcg(scores, data, k=20, part="evaluation"):
     """Rank all movies for each user, and measure the first `k`.
 
     The movies that a user has in the training part are left out, and when the
@@ -63,15 +65,13 @@ def recall_and_ndcg(scores, data, k=20, part="evaluation", chunk_size=1024):
         data: `memembed.data.RatingData`.
         k: how many movies are recommended.
         part: `"evaluation"` or `"validation"`: whose ratings are the positives.
-        chunk_size: how many users are ranked at once, to limit memory.
 
     Returns:
         A dict of `"recall"` and `"ndcg"`.
 
     Raises:
-        ValueError: `part` is neither of the two, or empty; `k` or `chunk_size` is not
-            positive; or `scores` has a wrong shape, is not finite, or is a model of
-            another kind.
+        ValueError: `part` is neither of the two, or empty; `k` is not positive; or
+            `scores` has a wrong shape, is not finite, or is a model of another kind.
 
     Example:
         >>> from memembed.data import prepare, synthetic_ratings
@@ -90,7 +90,6 @@ def recall_and_ndcg(scores, data, k=20, part="evaluation", chunk_size=1024):
             f"`part` must be 'evaluation' or 'validation'. Received: part={part!r}"
         )
     k = min(check_size("k", k), len(data.movies))
-    chunk_size = check_size("chunk_size", chunk_size)
     positives = getattr(data, part)
     users = np.unique(positives.user)
     if not len(users):
@@ -100,8 +99,8 @@ def recall_and_ndcg(scores, data, k=20, part="evaluation", chunk_size=1024):
     discounts = 1 / np.log2(np.arange(2, k + 2))
     best = np.cumsum(discounts)
     recall = ndcg = 0
-    for start in range(0, len(users), chunk_size):
-        chunk = users[start : start + chunk_size]
+    for start in range(0, len(users), CHUNK):
+        chunk = users[start : start + CHUNK]
         left = score(chunk)
         for examples in seen:
             left[_where(examples, chunk)] = -np.inf
@@ -150,7 +149,11 @@ def _vectors(model, side, size):
         )
     vectors = ops.convert_to_numpy(tower(np.arange(size), training=False))
     if not np.isfinite(vectors).all():
-        raise ValueError(f"`scores` must be a model of finite {side} vectors.")
+        row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+        raise ValueError(
+            f"`scores` must be a model of finite {side} vectors. "
+            f"Received: {vectors[row]} in row {row}"
+        )
     return vectors
 
 

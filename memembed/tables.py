@@ -190,9 +190,7 @@ def even_steps(table, bits, popularity=None):
 
 def _column_steps(values, weights, bits):
     """Return a column's offset, scale and error, for each of some bits."""
-    most = max(weights.max(), np.finfo("float64").tiny)
-    shares = np.maximum(weights / most, MIN_WEIGHT)
-    shares /= shares.sum()
+    shares = weights / weights.sum()
     # Sums by einsum: BLAS would start threads, which take longer than the sum.
     centre = np.einsum("i,i", shares, values)
     # In sorted order, numbers with the same code are neighbours. To try a range and to

@@ -156,13 +156,6 @@ def test_size_and_error_averages_seeds():
     assert (low, high) == pytest.approx((0.7, 0.74))
 
 
-def test_size_and_error_with_a_reference():
-    models = one_method(("full", 1000, 0.7), ("full", 1000, 0.8), ("small", 10, 0.76))
-    reference, steps = plotting.size_and_error(models, reference="full").lines[:2]
-    np.testing.assert_allclose(reference.get_ydata(), 0.75)
-    np.testing.assert_allclose(steps.get_xdata(), [1000, 10])
-
-
 def test_names_in_size_and_error_do_not_overlap_and_stay_in_the_axes():
     errors = [(39e3, 0.7198), (472e3, 0.7209), (468e3, 0.7017), (2.5e6, 0.677)]
     errors += [(480e3, 0.7215), (2.4e6, 0.6775)]
