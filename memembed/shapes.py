@@ -1,8 +1,7 @@
-"""Checks shared by the layers and `memembed.sizing`. Keras is not imported."""
+"""Checks shared by the layers and `memembed.sizing`."""
 
 import itertools
 import math
-import numbers
 import operator
 
 MAX_BITS = 8  # of a number in a LowBitEmbedding
@@ -11,25 +10,27 @@ CHUNK_IDS = 256  # stored together, with the byte where their codes start
 COMBINERS = ("multiply", "add", "concatenate")
 
 
-def check_size(name, value):
+def check_size(name, value, least=1):
     """Return `value` as a Python int.
 
     Args:
         name: the argument's name, for the error.
         value: what was received for it.
+        least: the least that it may be, 1 or 0.
 
     Raises:
         TypeError: `value` is not an integer. A bool does not count as one.
-        ValueError: `value` is not positive.
+        ValueError: `value` is less than `least`.
     """
-    message = f"`{name}` must be a positive integer. Received: {name}={value!r}"
+    kind = "a positive integer" if least else "an integer of at least 0"
+    message = f"`{name}` must be {kind}. Received: {name}={value!r}"
     if isinstance(value, bool):
         raise TypeError(message)
     try:
         size = operator.index(value)
     except TypeError:
         raise TypeError(message) from None
-    if size <= 0:
+    if size < least:
         raise ValueError(message)
     return size
 
@@ -45,7 +46,7 @@ def check_sizes(name, values):
         TypeError: `values` is not a sequence, or does not hold integers only.
         ValueError: `values` is empty, or holds an integer that is not positive.
     """
-    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+    if not _is_sequence(values):
         raise TypeError(
             f"`{name}` must be a sequence of positive integers. "
             f"Received: {name}={values!r}"
@@ -85,7 +86,7 @@ def check_bits(bits, columns):
     received = bits
     if not _is_sequence(bits):
         bits = [bits] * columns
-    bits = [0 if _is_zero(each) else check_size("bits", each) for each in bits]
+    bits = [check_size("bits", each, least=0) for each in bits]
     if len(bits) != columns or max(bits) > MAX_BITS or not any(bits):
         raise ValueError(
             f"`bits` must be from 0 to {MAX_BITS}, one number for all {columns} "
@@ -97,14 +98,6 @@ def check_bits(bits, columns):
 
 def _is_sequence(value):
     return hasattr(value, "__iter__") and not isinstance(value, (str, bytes))
-
-
-def _is_zero(value):
-    return (
-        not isinstance(value, bool)
-        and isinstance(value, numbers.Integral)
-        and not value
-    )
 
 
 def low_bit_blocks(input_dim, output_dim, bits, block_sizes, store_blocks=False):

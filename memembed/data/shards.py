@@ -204,8 +204,10 @@ class _Reader:
                 raise ValueError(f"{file}: {error}") from error
             ratings = ratings.astype("float32")
             if not np.isfinite(ratings).all():
+                wrong = ratings[~np.isfinite(ratings)][0]
                 raise ValueError(
-                    f"{file}: column {self.columns[2]!r} must hold finite numbers."
+                    f"{file}: column {self.columns[2]!r} must hold finite numbers. "
+                    f"Received: {wrong}"
                 )
             parts.append((*rows, ratings))
         return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
@@ -239,7 +241,8 @@ class _Batches(keras.utils.PyDataset):
         if index != self.position:
             raise ValueError(
                 "Batches of files must be read in order. They are shuffled already: "
-                "call `fit` with `shuffle=False`."
+                "call `fit` with `shuffle=False`. "
+                f"Received: batch {index} after batch {self.position - 1}"
             )
         self.position += 1
         return next(self.stream)
@@ -335,8 +338,10 @@ def _read(file, groups, columns):
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
     for name in columns:
-        if table[name].null_count:
-            raise ValueError(f"{file}: column {name!r} must not have nulls.")
+        if nulls := table[name].null_count:
+            raise ValueError(
+                f"{file}: column {name!r} must not have nulls. Received: {nulls}"
+            )
     return table
 
 

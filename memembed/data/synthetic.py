@@ -33,6 +33,7 @@ def synthetic_ratings(num_users=6040, num_movies=3706, num_ratings=1_000_209, se
         A table like that of `load_ratings`, sorted by user and movie.
 
     Raises:
+        TypeError: a size is not an integer.
         ValueError: a size is out of range.
 
     Example:
@@ -40,15 +41,16 @@ def synthetic_ratings(num_users=6040, num_movies=3706, num_ratings=1_000_209, se
         >>> len(ratings), ratings.user_id.nunique(), ratings.movie_id.nunique()
         (1200, 50, 40)
     """
-    for name, size in (("num_users", num_users), ("num_movies", num_movies)):
-        if size < 1:
-            raise ValueError(f"{name} must be positive. Received: {size}")
+    num_users = check_size("num_users", num_users)
+    num_movies = check_size("num_movies", num_movies)
+    num_ratings = check_size("num_ratings", num_ratings)
     least_active = min(_MIN_RATINGS_PER_USER, num_movies)
     least = max(least_active * num_users, num_movies)
     if not least <= num_ratings <= num_users * num_movies:
         raise ValueError(
-            f"num_ratings must be from {least} to {num_users * num_movies} for "
-            f"{num_users} users and {num_movies} movies. Received: {num_ratings}"
+            f"`num_ratings` must be from {least} to {num_users * num_movies} for "
+            f"{num_users} users and {num_movies} movies. "
+            f"Received: num_ratings={num_ratings}"
         )
     rng = np.random.default_rng(seed)
     activity = _share_out(

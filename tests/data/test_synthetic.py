@@ -79,12 +79,12 @@ def test_any_size(num_users, num_movies, fullness, seed):
 @pytest.mark.parametrize(
     ("sizes", "fault"),
     [
-        ((50, 40, 999), "num_ratings must be from 1000 to 2000 .* Received: 999"),
-        ((50, 40, 2001), "num_ratings must be from 1000 to 2000 .* Received: 2001"),
-        ((1, 40, 39), "num_ratings must be from 40 to 40 "),
-        ((2, 100, 99), "num_ratings must be from 100 to 200 "),
-        ((0, 40, 1200), "num_users must be positive. Received: 0"),
-        ((50, 0, 1200), "num_movies must be positive. Received: 0"),
+        ((50, 40, 999), "`num_ratings` must be from 1000 to 2000 .*ratings=999"),
+        ((50, 40, 2001), "`num_ratings` must be from 1000 to 2000 .*ratings=2001"),
+        ((1, 40, 39), "`num_ratings` must be from 40 to 40 "),
+        ((2, 100, 99), "`num_ratings` must be from 100 to 200 "),
+        ((0, 40, 1200), "`num_users` must be a positive integer.*num_users=0"),
+        ((50, 0, 1200), "`num_movies` must be a positive integer.*num_movies=0"),
     ],
 )
 def test_impossible_size(sizes, fault):
