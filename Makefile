@@ -51,8 +51,8 @@ test: $(INSTALLED) ## test the package, and run every chapter on stand-in data
 test-backends: ## test the library on TensorFlow, JAX and Torch; on one: make test-jax
 	@$(MAKE) --keep-going --no-print-directory test-tensorflow test-jax test-torch
 
-LIBRARY := allocation compression examples fine_tuning optimizers rebuild sensitivity \
-	tables
+LIBRARY := allocation compression epochs examples fine_tuning optimizers rebuild \
+	sensitivity tables
 test-tensorflow: .venv/.installed
 test-jax: .venv-jax/.installed
 test-torch: .venv-torch/.installed

@@ -1,10 +1,8 @@
 """Memory-efficient embeddings for recommender systems, in Keras.
 
-The library needs Keras and NumPy: `layers`, `optimizers`, `shapes`, `sizing`, `tables`,
-`allocation`, `sensitivity`, `compression`, `fine_tuning` and `models`. The modules that
-the book's chapters share need the extra `chapters`: `data`, `training`, `ranking` and
-`plotting`. `experiments` trains models that take too long for a chapter, and keeps the
-results.
+The library needs Keras and NumPy. The modules that the book's chapters share need the
+extra `chapters`: `data`, `training`, `ranking` and `plotting`. `experiments` trains
+models that take too long for a chapter, and keeps the results.
 
 Importing the package registers its layers with Keras, so that
 `keras.saving.load_model` finds them.

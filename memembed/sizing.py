@@ -1,6 +1,6 @@
 """How many parameters and bytes an embedding takes, and plans that fit a budget.
 
-It needs only NumPy. All counts are exact: they are what Keras stores.
+It imports only NumPy itself. All counts are exact: they are what Keras stores.
 
 The bytes are those of a layer in use, not in training. For `"int8"` and `"int4"` they
 are what the layer holds after its model's `quantize("int8")` or `quantize("int4")`, as
