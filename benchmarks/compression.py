@@ -9,10 +9,13 @@ import subprocess
 import sys
 import time
 
+import keras
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from benchmarks.machine import ROOT, peak_bytes, spread, versions
+from memembed import compression
 from memembed.experiments.results import stored
 
 __all__ = ["measure", "section", "versions"]
@@ -25,8 +28,6 @@ EXAMPLES = 10**6
 
 def table(rows):
     """Return a table whose columns get weaker, as in trained tables."""
-    import numpy as np
-
     random = np.random.default_rng(0)
     strength = np.geomspace(1, 0.1, COLUMNS, dtype="float32")
     return random.standard_normal((rows, COLUMNS), dtype="float32") * strength
@@ -34,22 +35,22 @@ def table(rows):
 
 def compress(embeddings):
     """Return a function that compresses and packs a model, and returns its bytes."""
-    import keras
-    import numpy as np
-
-    from memembed.compression import compress, num_bytes, pack
-
     layer = keras.layers.Embedding(*embeddings.shape, "zeros")
     model = keras.Sequential([keras.Input(()), layer, keras.layers.Dense(1)])
     layer.set_weights([embeddings])
     ids = (len(embeddings) * np.random.default_rng(1).random(EXAMPLES) ** 3).astype(int)
     max_bytes = embeddings.nbytes // TIMES_FEWER
-    return lambda: num_bytes(pack(compress(model, ids, max_bytes, verbose=0)))
+
+    def run():
+        small = compression.compress(model, ids, max_bytes, verbose=0)
+        return compression.num_bytes(compression.pack(small))
+
+    return run
 
 
 def quantize(embeddings):
     """Return a function that quantises parts of the table, and returns the bytes."""
-    import faiss
+    import faiss  # the memory of `compress` is measured without it
 
     bits, parts = 8, COLUMNS * 4 // TIMES_FEWER
     index = faiss.IndexPQ(embeddings.shape[1], parts, bits)

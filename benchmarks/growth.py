@@ -11,13 +11,20 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 
+import keras
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from benchmarks.machine import spread, versions
 from benchmarks.streaming import kept
+from memembed import HashEmbedding, MDEmbedding, QREmbedding, compress, pack
+from memembed.compression import num_bytes
+from memembed.data import RatingShards, Vocabulary, write_synthetic_shards
 from memembed.experiments.evidence import walk
 from memembed.experiments.results import stored
+from memembed.models import dot_product_model, penalize
+from memembed.optimizers import RowwiseAdagrad
 
 __all__ = ["measure", "section", "versions"]
 
@@ -37,15 +44,11 @@ def columns(width):
 
 
 def _plain(ids, width):
-    import keras
-
     return keras.layers.Embedding(ids, width, name="user_embedding")
 
 
 def mixed_dimensions(ids):
     """Return tables of 16 columns for few users, and of 1 for most."""
-    from memembed import MDEmbedding
-
     sizes = [ids // 100, ids // 25]
     sizes.append(ids - sum(sizes))
     return MDEmbedding(sizes, (16, 4, 1), COLUMNS, name="user_embedding")
@@ -57,14 +60,11 @@ def hashing(numbers):
 
 
 def _hashed(ids, rows):
-    from memembed import HashEmbedding
-
     return HashEmbedding(ids, COLUMNS, rows, name="user_embedding")
 
 
 def quotient_remainder(numbers):
     """Return a function that makes two tables of `numbers` numbers per id."""
-    from memembed import QREmbedding
 
     def make(ids):
         rows = ids * numbers / COLUMNS  # of both tables; either may be the larger one
@@ -127,7 +127,7 @@ def measure(repeats):
                     if name in COMPRESSED:
                         models |= data.compressed(model)
                     for each, small in models.items():
-                        error, size = data.error(small, "evaluation"), _bytes(small)
+                        error, size = data.error(small, "evaluation"), num_bytes(small)
                         found.append([users, seed, each, *chosen[name], size, error])
                     columns = ["users", "seed", "method", "l2", "rate", "bytes", "mse"]
                     yield {"growth": pd.DataFrame(found, columns=columns)}
@@ -157,10 +157,6 @@ class Data:
     """Ratings of `users` users, in files."""
 
     def __init__(self, folder, users):
-        import numpy as np
-
-        from memembed.data import RatingShards, Vocabulary, write_synthetic_shards
-
         self.shards = {}
         parts = ("train", "validation", "evaluation")
         for seed, part in enumerate(parts):
@@ -182,11 +178,6 @@ class Data:
 
     def trained(self, name, l2, rate, seed):
         """Return a trained model."""
-        import keras
-
-        from memembed.models import dot_product_model, penalize
-        from memembed.optimizers import RowwiseAdagrad
-
         keras.utils.clear_session()
         keras.utils.set_random_seed(seed)
         make, width = METHODS[name]
@@ -209,10 +200,6 @@ class Data:
 
     def compressed(self, model):
         """Return a model compressed to few bits, in several sizes."""
-        import numpy as np
-
-        from memembed import compress, pack
-
         batches = self.batches(model.method, "train")
         inputs = [batches[i][0] for i in range(min(len(batches), 256))]
         examples = {
@@ -222,7 +209,7 @@ class Data:
         found = {}
         title, numbers, sizes = COMPRESSED[model.method]
         for each in sizes:
-            limit = int(_bytes(model) * each / numbers)
+            limit = int(num_bytes(model) * each / numbers)
             small = pack(compress(model, examples, limit, verbose=0))
             small.method = model.method
             found[f"{title}, {each:g} numbers"] = small
@@ -238,12 +225,6 @@ class Data:
             total += float(((predicted - ratings) ** 2).sum())
             count += len(ratings)
         return total / count
-
-
-def _bytes(model):
-    from memembed.compression import num_bytes
-
-    return num_bytes(model)
 
 
 def _silent(values, *_, **__):

@@ -10,11 +10,16 @@ import sys
 import tempfile
 import time
 
+import keras
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from benchmarks.machine import ROOT, peak_bytes, spread, versions
+from memembed.data import RatingShards, write_synthetic_shards
 from memembed.experiments.results import stored
+from memembed.models import dot_product_model
+from memembed.optimizers import RowwiseAdagrad
 
 __all__ = ["measure", "section", "versions"]
 
@@ -77,15 +82,11 @@ def section():
 
 def write(folder, ratings):
     """Write the files."""
-    from memembed.data import write_synthetic_shards
-
     write_synthetic_shards(folder, ratings, num_users=USERS)
 
 
 def read(folder, keep):
     """Return seconds for the vocabularies, for an epoch of reading, and for a step."""
-    from memembed.data import RatingShards
-
     start = time.perf_counter()
     shards = RatingShards(folder)
     users, movies = map(shards.vocabulary, ("user_id", "movie_id"))
@@ -110,8 +111,6 @@ def read(folder, keep):
 
 def kept(batches, batch_size):
     """Return arguments of `fit`: all batches as arrays."""
-    import numpy as np
-
     count = len(batches) * batch_size
     x = {name: np.empty(count, "int32") for name in ("user", "movie")}
     y = np.empty(count, "float32")
@@ -126,11 +125,6 @@ def kept(batches, batch_size):
 
 def untrained(users, movies):
     """Return a compiled model of full tables."""
-    import keras
-
-    from memembed.models import dot_product_model
-    from memembed.optimizers import RowwiseAdagrad
-
     tables = (
         keras.layers.Embedding(len(each), COLUMNS, name=name)
         for each, name in ((users, "user_embedding"), (movies, "movie_embedding"))

@@ -12,11 +12,15 @@ import subprocess
 import sys
 import time
 
+import keras
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from benchmarks.machine import ROOT, peak_bytes, spread, versions
+from memembed import HashEmbedding, LowBitEmbedding, MDEmbedding, QREmbedding
 from memembed.experiments.results import stored
+from memembed.optimizers import RowwiseAdagrad
 
 __all__ = ["measure", "section", "versions"]
 
@@ -29,31 +33,23 @@ BUCKETS = 100_000
 
 def full_table(ids):
     """Return a plain table."""
-    import keras
-
     return keras.layers.Embedding(ids, COLUMNS, "ones")
 
 
 def hashing(ids):
     """Return a table of at most 100,000 rows that ids share."""
-    from memembed import HashEmbedding
-
     buckets = min(ids, BUCKETS)
     return HashEmbedding(ids, COLUMNS, buckets, embeddings_initializer="ones")
 
 
 def quotient_remainder(ids, tables=2):
     """Return `tables` tables with `ids ** (1 / tables)` rows each."""
-    from memembed import QREmbedding
-
     buckets = [math.ceil(round(ids ** (1 / tables), 6))] * tables
     return QREmbedding(ids, COLUMNS, buckets, embeddings_initializer="ones")
 
 
 def mixed_dimensions(ids):
     """Return tables of 64 columns for the most popular ids, and of 1 for most ids."""
-    from memembed import MDEmbedding
-
     sizes = [math.ceil(ids * share) for share in (1e-4, 1e-3, 1e-2)]
     sizes.append(ids - sum(sizes))
     return MDEmbedding(sizes, (64, 16, 4, 1), COLUMNS, embeddings_initializer="ones")
@@ -61,8 +57,6 @@ def mixed_dimensions(ids):
 
 def few_bits(ids):
     """Return a table that is rounded to few bits during training."""
-    from memembed import LowBitEmbedding
-
     return LowBitEmbedding(ids, COLUMNS, FEW_BITS, embeddings_initializer="ones")
 
 
@@ -158,11 +152,6 @@ def main():
     method, optimizer, ids = sys.argv[1], sys.argv[2], int(sys.argv[3])
     memory = free_memory()
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-
-    import keras
-    import numpy as np
-
-    from memembed.optimizers import RowwiseAdagrad
 
     made = RowwiseAdagrad() if optimizer == "rowwise_adagrad" else optimizer
     layer = METHODS[method](ids)
