@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from memembed.experiments.ladder import FULL
 from memembed.models import (
     InBatchSoftmax,
     dot_product_model,
@@ -13,7 +14,7 @@ from memembed.models import (
     two_tower_model,
 )
 from memembed.ranking import recall_and_ndcg, train_two_tower
-from memembed.training import Settings, evaluate, train
+from memembed.training import TWO_TOWER, Settings, evaluate, train
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,7 @@ def _ratings(name, dataset, builds, columns, settings, **options):
         settings,
         train,
         lambda data, examples: examples.rating,
-        keras.losses.Huber(1.5),
+        keras.losses.Huber(settings.huber_delta),
         lambda model, data, part: evaluate(model, getattr(data, part)),
         ("mse", 1),
         **options,
@@ -110,7 +111,7 @@ def _dot_products(name, dataset, **options):
         dataset,
         {"no constant": without, "a constant": with_constant},
         64,
-        Settings(3e-3, "cosine", epochs=8, batch_size=1024, l2=0.02, huber_delta=1.5),
+        FULL,
         biases=True,
         **options,
     )
@@ -137,7 +138,7 @@ RANKING = Task(
     "ml-1m",
     {"two towers": lambda users, movies, data: two_tower_model(users, movies)},
     64,
-    Settings(5e-3, "cosine", epochs=8, batch_size=512, l2=0.03),
+    TWO_TOWER,
     train_two_tower,
     lambda data, examples: data.movies.counts[examples.movie] / len(data.train),
     InBatchSoftmax(),
