@@ -26,7 +26,7 @@ class RatingShards:
     """Ratings in the Parquet files of a folder.
 
     At first, only the metadata of the files is read. If they are named
-    `...-00003-of-00010.parquet`, all of them must be there, and no others.
+    `...-00003-of-00010.parquet`, all of them must be there, each once, and no others.
 
     The length is the number of ratings.
 
@@ -100,9 +100,10 @@ class RatingShards:
 
         Raises:
             ValueError: `column` is not that of users or movies; or a file can no longer
-                be read, or has an id that is null.
+                be read, or has an id that is null; or no type of integers holds the ids
+                of all files.
         """
-        check_size("min_count", min_count)
+        min_count = check_size("min_count", min_count)
         if column not in self.columns[:2]:
             raise ValueError(
                 f"`column` must be one of {self.columns[:2]}. Received: {column!r}"
@@ -114,8 +115,8 @@ class RatingShards:
             found = ids.value_counts()
             fresh.append(pa.table({"ids": found.field(0), "counts": found.field(1)}))
             if sum(map(len, fresh)) > max([LEAST_MERGED, *map(len, counted)]):
-                counted, fresh = [_merged([*counted, *fresh])], []
-        merged = _merged([*counted, *fresh])
+                counted, fresh = [_merged(column, [*counted, *fresh])], []
+        merged = _merged(column, [*counted, *fresh])
         ids, counts = (merged[name].to_numpy() for name in ("ids", "counts"))
         kept = counts >= min_count
         order = np.argsort(ids[kept])
@@ -160,13 +161,16 @@ class RatingShards:
             of the rows of `"user"` and `"movie"` (int32), and the ratings (float32).
 
         Raises:
+            TypeError: a number is not an integer.
             ValueError: a number is out of range, or there are too few ratings for one
                 batch. Later, while it is read: a file is incomplete or gone, or has a
                 null, an unknown id, or a rating that is not finite.
         """
-        for name, value in (("batch_size", batch_size), ("pool_size", pool_size)):
-            check_size(name, value)
-        if not 0 <= process < check_size("processes", processes):
+        batch_size = check_size("batch_size", batch_size)
+        pool_size = check_size("pool_size", pool_size)
+        order = check_size("seed", seed, least=0), check_size("epoch", epoch, least=0)
+        processes = check_size("processes", processes)
+        if check_size("process", process, least=0) >= processes:
             raise ValueError(
                 f"`process` must be from 0 to {processes - 1}. Received: {process}"
             )
@@ -179,7 +183,6 @@ class RatingShards:
                 f"in {len(self.groups)} row groups"
             )
         read = _Reader(self.columns, users, movies)
-        order = seed, epoch
         return _Batches(shares[process], length, batch_size, pool_size, order, read)
 
 
@@ -293,10 +296,21 @@ def _check_that_none_is_missing(files):
             f"{files[names.index(None)]} does not belong to the numbered files beside "
             "it. Is it a copy of one of them?"
         )
-    found = {(name[1], int(name[2]), name[3]) for name in names if name}
-    for before, _, count in found:
+    sets = {}  # files that are named alike: the first one's count, and all numbers
+    for file, name in zip(files, names, strict=True):
+        if not name:
+            continue
+        before, number, count = name.groups()
+        of_first, numbers = sets.setdefault(before, (count, set()))
+        if count != of_first or int(number) >= int(count) or int(number) in numbers:
+            raise ValueError(
+                f"{file} does not belong to the files beside it, {before}...-of-"
+                f"{of_first}. Is it of an earlier run?"
+            )
+        numbers.add(int(number))
+    for before, (count, numbers) in sets.items():
         for i in range(int(count)):
-            if (before, i, count) not in found:
+            if i not in numbers:
                 missing = f"{before}{i:0{len(count)}}-of-{count}.parquet"
                 raise ValueError(f"{files[0].parent / missing} is missing.")
 
@@ -345,8 +359,15 @@ def _read(file, groups, columns):
     return table
 
 
-def _merged(tables):
+def _merged(column, tables):
     """Add up the counts of each id."""
-    together = pa.concat_tables(tables, promote_options="permissive")
+    try:
+        together = pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
+        kinds = sorted({str(each.schema.field("ids").type) for each in tables})
+        raise ValueError(
+            f"Column {column!r} must have ids of one type in all files. "
+            f"Received: {', '.join(kinds)}: {error}"
+        ) from error
     added = together.group_by("ids").aggregate([("counts", "sum")])
     return added.rename_columns({"ids": "ids", "counts_sum": "counts"})

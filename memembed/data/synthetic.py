@@ -1,5 +1,6 @@
 """Synthetic ratings: a stand-in like MovieLens 1M, and files of any size."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,8 @@ def write_synthetic_shards(
     Each of the two effects has a variance of 0.25, and the taste one of 0.245.
 
     A file appears when it is complete. Existing files are not written again, so that
-    the same call resumes after an interruption.
+    the same call resumes after an interruption. Each file says which call it is of, and
+    another call is refused.
 
     Args:
         folder: where to write. It is created if it does not exist.
@@ -121,7 +123,8 @@ def write_synthetic_shards(
 
     Raises:
         TypeError: a size is not an integer.
-        ValueError: a size is not positive, or `noise` is negative.
+        ValueError: a size is not positive, or `noise` is negative, or `folder` has
+            Parquet files that are not of the same call.
 
     Example:
         >>> import tempfile
@@ -132,14 +135,25 @@ def write_synthetic_shards(
     """
     import pyarrow.parquet as pq
 
-    sizes = {"num_ratings": num_ratings, "num_users": num_users}
-    sizes |= {"num_movies": num_movies, "shard_size": shard_size}
-    for name, size in sizes.items():
-        check_size(name, size)
+    num_ratings = check_size("num_ratings", num_ratings)
+    num_users = check_size("num_users", num_users)
+    num_movies = check_size("num_movies", num_movies)
+    shard_size = check_size("shard_size", shard_size)
+    seed = check_size("seed", seed, least=0)
     if not 0 <= noise < np.inf:
         raise ValueError(f"`noise` must not be negative. Received: {noise}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    call = {"num_ratings": num_ratings, "num_users": num_users}
+    call |= {"num_movies": num_movies, "noise": float(noise), "seed": seed}
+    call = json.dumps(call | {"shard_size": shard_size}).encode()
+    for file in sorted(folder.glob("*.parquet")):
+        found = (pq.read_schema(file).metadata or {}).get(b"memembed")
+        if found != call:
+            raise ValueError(
+                "`folder` must be empty, or hold files of the same call. "
+                f"Received: {file}, of {found and found.decode()}"
+            )
     count = -(-num_ratings // shard_size)
     for i in progress(range(count), "ratings", unit="file"):
         name = f"ratings-{i:0{len(str(count))}}-of-{count}.parquet"
@@ -148,6 +162,7 @@ def write_synthetic_shards(
         rows = min(shard_size, num_ratings - i * shard_size)
         random = np.random.default_rng([seed, i])
         table = _draw(rows, num_users, num_movies, noise, random)
+        table = table.replace_schema_metadata({"memembed": call})
         unfinished = folder / f".{name}.unfinished"
         pq.write_table(table, unfinished, row_group_size=2**18)
         unfinished.rename(folder / name)

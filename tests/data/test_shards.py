@@ -257,6 +257,22 @@ def test_a_copy_of_a_numbered_file_is_named(folder):
         RatingShards(folder)
 
 
+@pytest.mark.parametrize("name", ["part-0-of-1", "part-3-of-3", "part-01-of-3"])
+def test_files_of_another_run_are_named(folder, name):
+    file = folder / "part-1-of-3.parquet"
+    (folder / f"{name}.parquet").write_bytes(file.read_bytes())
+    with pytest.raises(ValueError, match=r"\.parquet does not belong to the files"):
+        RatingShards(folder)
+
+
+def test_integers_that_fit_into_no_type_are_named(tmp_path):
+    for i, kind in enumerate(("int64", "uint64")):
+        ids = np.array([1, 2**62], kind) * 3
+        write(tmp_path / f"{i}.parquet", ids, [1, 2], [3.0, 4.0])
+    with pytest.raises(ValueError, match=r"'user_id' must have ids of one.*uint64"):
+        RatingShards(tmp_path).vocabulary("user_id")
+
+
 @pytest.mark.parametrize("columns", [("user_id", "rating"), ("user_id", "movie_id", 2)])
 def test_columns_must_be_three_names(folder, columns):
     with pytest.raises(ValueError, match=r"`columns` must be the names.*Received"):
@@ -283,6 +299,8 @@ def test_an_unknown_id_is_named_with_its_file(folder):
         ({"process": 2, "processes": 2}, "`process` must be from 0 to 1. Received: 2"),
         ({"processes": 20}, "`batch_size` must be smaller: 20 processes"),
         ({"pool_size": 0}, "`pool_size` must be a positive integer"),
+        ({"seed": -1}, "`seed` must be an integer of at least 0"),
+        ({"epoch": -1}, "`epoch` must be an integer of at least 0"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(folder, options, message):
@@ -302,6 +320,18 @@ def test_synthetic_shards_are_the_same_after_an_interruption(tmp_path):
         assert pq.read_table(file).equals(pq.read_table(resumed / file.name))
         kept = (resumed / file.name).stat().st_mtime_ns == times[file.name]
         assert kept == ("-1-" not in file.name)
+
+
+def test_synthetic_shards_of_another_call_are_refused(tmp_path):
+    write_synthetic_shards(tmp_path, np.uint32(1000), 50, 20, shard_size=600)
+    write_synthetic_shards(tmp_path, 1000, 50, 20, shard_size=600)
+    assert len(RatingShards(tmp_path)) == 1000
+    before = sorted(tmp_path.iterdir())
+    for other in ({"seed": 1}, {"noise": 0}, {"shard_size": 300}, {"num_users": 51}):
+        options = {"num_users": 50, "num_movies": 20, "shard_size": 600} | other
+        with pytest.raises(ValueError, match=r"of the same call.*-0-of-2\.parquet"):
+            write_synthetic_shards(tmp_path, 1000, **options)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_only_the_noise_does_not_depend_on_the_ids(tmp_path):
