@@ -34,7 +34,8 @@ def split(ratings, evaluation=0.15, validation=0.05, seed=0):
         A `Split`: `train`, `validation`, `evaluation`.
 
     Raises:
-        ValueError: a fraction is out of range, or nothing is left to train on.
+        ValueError: a fraction is out of range, or there are so few ratings that one of
+            the parts would be empty.
 
     Example:
         >>> from memembed.data import synthetic_ratings
@@ -43,16 +44,24 @@ def split(ratings, evaluation=0.15, validation=0.05, seed=0):
         [960, 60, 180]
     """
     if not 0 < evaluation < 1:
-        raise ValueError(f"evaluation must be between 0 and 1. Received: {evaluation}")
+        raise ValueError(
+            f"`evaluation` must be between 0 and 1. Received: evaluation={evaluation}"
+        )
     if not 0 <= validation < 1 - evaluation:
         raise ValueError(
-            "validation must be at least 0 and leave something to train on. "
+            "`validation` must be at least 0 and leave something to train on. "
             f"Received: validation={validation}, evaluation={evaluation}"
         )
     order = np.random.default_rng(seed).permutation(len(ratings))
     first = round(evaluation * len(ratings))
     second = first + round(validation * len(ratings))
     parts = order[second:], order[first:second], order[:first]
+    if not (len(parts[0]) and len(parts[2]) and (len(parts[1]) or not validation)):
+        raise ValueError(
+            "`ratings` must be enough for all parts. "
+            f"Received: {len(ratings)} ratings, evaluation={evaluation}, "
+            f"validation={validation}"
+        )
     return Split(*(ratings.iloc[np.sort(part)] for part in parts))
 
 
@@ -124,6 +133,10 @@ def prepare(ratings, seed=0, evaluation=0.15, validation=0.05):
     Returns:
         A `RatingData`.
 
+    Raises:
+        ValueError: an id or a rating is missing, or a rating is not finite; or as in
+            `split` and `Vocabulary`.
+
     Example:
         >>> from memembed.data import synthetic_ratings
         >>> ratings = synthetic_ratings(num_users=50, num_movies=40, num_ratings=1200)
@@ -131,6 +144,18 @@ def prepare(ratings, seed=0, evaluation=0.15, validation=0.05):
         >>> len(data.users), len(data.movies), len(data.train)
         (50, 40, 960)
     """
+    for name in ("user_id", "movie_id", "rating"):
+        if missing := int(ratings[name].isna().sum()):
+            raise ValueError(
+                f"`ratings` must not have missing values in column {name!r}. "
+                f"Received: {missing}"
+            )
+    values = ratings["rating"].to_numpy("float32")
+    if not np.isfinite(values).all():
+        wrong = values[~np.isfinite(values)][0]
+        raise ValueError(
+            f"`ratings` must have finite numbers in column 'rating'. Received: {wrong}"
+        )
     ratings = keep_last(ratings)
     parts = split(ratings, evaluation, validation, seed)
     users = Vocabulary(parts.train["user_id"], ratings["user_id"])

@@ -24,7 +24,8 @@ class Vocabulary:
             row; read-only.
 
     Raises:
-        ValueError: an id of `train_ids` is not in `catalogue`, or
+        ValueError: an id is missing, or is a float of 2**53 or more, where several
+            integers are the same float; an id of `train_ids` is not in `catalogue`; or
             `num_oov_indices` is neither 0 nor 1.
 
     Example:
@@ -38,14 +39,10 @@ class Vocabulary:
     """
 
     def __init__(self, train_ids, catalogue=None, num_oov_indices=0):
-        if num_oov_indices not in (0, 1):
-            raise ValueError(
-                f"num_oov_indices must be 0 or 1. Received: {num_oov_indices!r}"
-            )
-        ids, counts = np.unique(np.asarray(train_ids), return_counts=True)
+        ids, counts = np.unique(_checked("train_ids", train_ids), return_counts=True)
         if catalogue is not None:
             trained, trained_counts = ids, counts
-            ids = np.unique(np.asarray(catalogue))
+            ids = np.unique(_checked("catalogue", catalogue))
             where = pd.Index(ids).get_indexer(trained)
             if (where < 0).any():
                 raise ValueError(
@@ -69,23 +66,31 @@ class Vocabulary:
             A `Vocabulary`.
 
         Raises:
-            ValueError: `ids` are not in ascending order, or do not have one count each.
+            ValueError: `ids` are not in ascending order, or do not have one count each,
+                or a count is negative; or as in the class.
 
         Example:
             >>> Vocabulary.from_counts([7, 9, 50], [1, 1, 2])
             Vocabulary(3 rows, most popular first: 50, 7, 9)
         """
-        ids, counts = np.asarray(ids), np.asarray(counts, dtype="int64")
+        ids, counts = _checked("ids", ids), np.asarray(counts, dtype="int64")
         if ids.shape != counts.shape or (ids[1:] <= ids[:-1]).any():
             raise ValueError(
                 "`ids` must be in ascending order, each once and with one count. "
                 f"Received: {_abridged(ids)} with {len(counts)} counts"
             )
+        if (counts < 0).any():
+            raise ValueError(f"`counts` must not be negative. Received: {counts.min()}")
         self = cls.__new__(cls)
         self._set(ids, counts, num_oov_indices)
         return self
 
     def _set(self, ids, counts, num_oov_indices):
+        if isinstance(num_oov_indices, bool) or num_oov_indices not in (0, 1):
+            raise ValueError(
+                "`num_oov_indices` must be 0 or 1. "
+                f"Received: num_oov_indices={num_oov_indices!r}"
+            )
         order = np.argsort(-counts, kind="stable")
         self.num_oov_indices = num_oov_indices
         self.ids = ids[order]
@@ -110,9 +115,17 @@ class Vocabulary:
             The rows as int32, in the shape of `ids`.
 
         Raises:
-            ValueError: an id is unknown and there is no out-of-vocabulary row.
+            ValueError: an id is unknown and there is no out-of-vocabulary row; or the
+                ids are strings and those of the vocabulary are numbers, or the other
+                way around; or as in the class for large floats.
         """
-        ids = np.asarray(ids)
+        ids = _check_exact("ids", np.asarray(ids))
+        kinds = _kind(ids), _kind(self.ids)
+        if ids.size and "other" not in kinds and kinds[0] != kinds[1]:
+            raise ValueError(
+                f"`ids` must be {kinds[1]}, like the ids of the vocabulary. "
+                f"Received: {kinds[0]}, such as {_abridged(ids.ravel(), limit=3)}"
+            )
         rows = self._rows.get_indexer(ids.ravel()).astype("int32")
         unknown = rows < 0
         if unknown.any():
@@ -133,10 +146,16 @@ class Vocabulary:
             The raw ids, in the shape of `rows`.
 
         Raises:
+            TypeError: a row is not an integer.
             ValueError: a row has no id: it is outside the table, or is the
                 out-of-vocabulary row.
         """
         rows = np.asarray(rows)
+        if rows.size and rows.dtype.kind not in "iu":
+            raise TypeError(
+                f"`rows` must be integers. Received: {_abridged(rows.ravel())}"
+            )
+        rows = rows.astype("int64")
         without_id = (rows < 0) | (rows >= len(self.ids))
         if without_id.any():
             raise ValueError(
@@ -144,6 +163,33 @@ class Vocabulary:
                 f"{_abridged(rows[without_id])}"
             )
         return self.ids[rows]
+
+
+def _checked(name, ids):
+    """Return ids as an array, none of which is missing."""
+    ids = np.asarray(ids)
+    if missing := int(pd.isna(ids).sum()):
+        raise ValueError(f"`{name}` must not have missing ids. Received: {missing}")
+    return _check_exact(name, ids)
+
+
+def _check_exact(name, ids):
+    """Return ids. Integers that have become floats may no longer be different."""
+    if ids.dtype.kind == "f" and (large := np.abs(ids) >= 2.0**53).any():
+        raise ValueError(
+            f"`{name}` must be integers if they are large: several integers from 2**53 "
+            f"on are the same float. Received: {_abridged(ids[large])}"
+        )
+    return ids
+
+
+def _kind(ids):
+    if ids.dtype.kind == "O":
+        found = pd.api.types.infer_dtype(ids.ravel(), skipna=True)
+        kinds = {"string": "strings", "bytes": "bytes"}
+        kinds |= dict.fromkeys(("integer", "floating"), "numbers")
+        return kinds.get(found, "other")
+    return {"U": "strings", "T": "strings", "S": "bytes"}.get(ids.dtype.kind, "numbers")
 
 
 def _abridged(values, limit=5):

@@ -39,11 +39,32 @@ class TestSplit:
     )
     def test_impossible_fractions(self, ratings, fractions):
         ((name, value),) = fractions.items()
-        with pytest.raises(ValueError, match=f"{name} must be .* Received: .*{value}"):
+        message = f"`{name}` must be .* Received: .*{value}"
+        with pytest.raises(ValueError, match=message):
             split(ratings, **fractions)
+
+    @pytest.mark.parametrize("count", [0, 1, 3])
+    def test_too_few_ratings_for_all_parts(self, ratings, count):
+        message = f"enough for all parts. Received: {count} ratings"
+        with pytest.raises(ValueError, match=message):
+            split(ratings[:count])
+        with pytest.raises(ValueError, match="enough for all parts"):
+            split(ratings[:3], evaluation=0.9, validation=0)
 
 
 class TestPrepare:
+    @pytest.mark.parametrize("column", ["user_id", "movie_id", "rating"])
+    def test_missing_values_are_refused(self, ratings, column):
+        ratings = ratings.astype({column: "Int64"})  # as a nullable column, or floats
+        ratings.loc[[3, 5], column] = None
+        for kind in ("Int64", "float64", "object"):
+            with pytest.raises(ValueError, match=f"column '{column}'. Received: 2"):
+                prepare(ratings.astype({column: kind}))
+
+    def test_ratings_that_are_not_finite_are_refused(self, ratings):
+        with pytest.raises(ValueError, match=r"column 'rating'. Received: inf"):
+            prepare(ratings.assign(rating=np.inf))
+
     def test_encodes_every_part(self, ratings):
         options = {"seed": 5, "evaluation": 0.5, "validation": 0.1}
         prepared = prepare(ratings, **options)

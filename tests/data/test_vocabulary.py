@@ -61,8 +61,36 @@ def test_unknown_ids():
     vocabulary = Vocabulary([1, 2])
     with pytest.raises(ValueError, match=r"vocabulary: 9, 8, 7, 6, 5, \.\.\.$"):
         vocabulary.encode([[1, 9, 8, 9], [7, 6, 5, 4]])
-    with pytest.raises(ValueError, match=r"vocabulary: '1'$"):
-        vocabulary.encode("1")
+
+
+def test_ids_of_another_kind_are_not_unknown_ids():
+    for own, other in (([1, 2], ["1", "2"]), (["1", "2"], [1, 2]), (["1"], [b"1"])):
+        for make in (np.array, lambda ids: np.array(ids, object)):
+            vocabulary = Vocabulary(own, num_oov_indices=1)
+            with pytest.raises(ValueError, match=r"`ids` must be .*Received: .*1"):
+                vocabulary.encode(make(other))
+            assert vocabulary.encode(make([])).tolist() == []
+    assert Vocabulary([1, 2]).encode(np.array([2, 1], object)).tolist() == [1, 0]
+
+
+def test_missing_ids_are_refused():
+    for ids in ([1, np.nan], ["a", None], pd.array([1, None], "Int64")):
+        with pytest.raises(ValueError, match=r"`train_ids` must not .*Received: 1"):
+            Vocabulary(ids)
+        with pytest.raises(ValueError, match=r"`catalogue` must not .*Received: 1"):
+            Vocabulary([1], catalogue=ids)
+
+
+def test_large_integers_stay_different():
+    """As floats, some of them would be the same."""
+    large = np.array([2**63 + 1, 2**63 + 2, 5], "uint64")
+    vocabulary = Vocabulary(large)
+    assert vocabulary.decode(vocabulary.encode(large)).tolist() == large.tolist()
+    floats = large.astype("float64")
+    for wrong in (lambda: Vocabulary(floats), lambda: vocabulary.encode(floats)):
+        with pytest.raises(ValueError, match=r"must be integers if .*9\.22.*e\+18"):
+            wrong()
+    assert Vocabulary([2.0, 3.0]).encode([3]).tolist() == [1]
 
 
 def test_out_of_vocabulary_row():
@@ -72,8 +100,20 @@ def test_out_of_vocabulary_row():
     assert vocabulary.counts.tolist() == [2, 1, 0, 0]
     assert vocabulary.encode([[3, 99], [2, -1]]).tolist() == [[2, 3], [0, 3]]
     assert vocabulary.encode(99) == 3
-    with pytest.raises(ValueError, match=r"num_oov_indices must be 0 or 1\. .*: 2"):
-        Vocabulary([1], num_oov_indices=2)
+    for wrong in (2, True):
+        with pytest.raises(ValueError, match=f"`num_oov_indices` must be .*={wrong}"):
+            Vocabulary([1], num_oov_indices=wrong)
+        with pytest.raises(ValueError, match=f"`num_oov_indices` must be .*={wrong}"):
+            Vocabulary.from_counts([1], [1], wrong)
+    with pytest.raises(ValueError, match=r"`counts` must not be negative.*-1"):
+        Vocabulary.from_counts([1, 2], [-1, 1])
+
+
+def test_decode_nothing_and_floats():
+    vocabulary = Vocabulary(["a", "b"])
+    assert vocabulary.decode([]).tolist() == []
+    with pytest.raises(TypeError, match=r"`rows` must be integers. Received: 1.0"):
+        vocabulary.decode([1.0])
 
 
 @pytest.mark.parametrize("row", [-1, 2, 3])
