@@ -29,7 +29,9 @@ class RowwiseAdagrad(keras.optimizers.Optimizer):
         initial_accumulator_value: the initial value of the states, not negative.
         epsilon: added to the square root of a state, positive.
         name: name of the optimizer.
-        **kwargs: as in `keras.optimizers.Optimizer`, such as `clipvalue`.
+        **kwargs: as in `keras.optimizers.Optimizer`, such as `clipnorm`. On TensorFlow,
+            `clipvalue` clips the gradients of a row that a batch looks up twice before
+            they are added up.
 
     Raises:
         ValueError: `initial_accumulator_value` is negative, or `epsilon` is not
@@ -79,20 +81,21 @@ class RowwiseAdagrad(keras.optimizers.Optimizer):
             state = self.add_variable(
                 _shape_of_state(variable.shape),
                 initializer=keras.initializers.Constant(self.initial_accumulator_value),
-                dtype=variable.dtype,
+                dtype=_dtype_of_state(variable.dtype),
                 name=f"{variable.path.replace('/', '_')}_state",
             )
             self._states.append(state)
 
     def update_step(self, gradient, variable, learning_rate):
-        gradient = ops.cast(gradient, variable.dtype)
-        rate = ops.cast(learning_rate, variable.dtype)
         state = self._states[self._get_variable_index(variable)]
+        gradient = ops.cast(gradient, state.dtype)
+        rate = ops.cast(learning_rate, state.dtype)
         if hasattr(gradient, "dense_shape"):  # IndexedSlices: rows that were looked up
             self._update_rows(_each_row_once(gradient), variable, state, rate)
         else:
             self.assign_add(state, _mean_square(gradient))
-            self.assign_sub(variable, self._step(gradient, state, rate))
+            step = self._step(gradient, state, rate)
+            self.assign_sub(variable, ops.cast(step, variable.dtype))
 
     def _update_rows(self, gradient, variable, state, rate):
         import tensorflow as tf
@@ -100,6 +103,7 @@ class RowwiseAdagrad(keras.optimizers.Optimizer):
         rows, values = gradient.indices, gradient.values
         self.assign_add(state, tf.IndexedSlices(_mean_square(values), rows))
         step = self._step(values, tf.gather(state.value, rows), rate)
+        step = ops.cast(step, variable.dtype)
         self.assign_sub(variable, tf.IndexedSlices(step, rows))
 
     def _step(self, gradient, state, rate):
@@ -115,6 +119,11 @@ class RowwiseAdagrad(keras.optimizers.Optimizer):
 
 def _shape_of_state(shape):
     return shape if len(shape) < 2 else (shape[0],) + (1,) * (len(shape) - 1)
+
+
+def _dtype_of_state(dtype):
+    # A sum of squares, and `epsilon`, may be 0 in float16.
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 
 def _mean_square(gradient):
@@ -134,7 +143,8 @@ def _each_row_once(gradient):
 
     order = tf.argsort(gradient.indices)
     rows, values = (tf.gather(x, order) for x in (gradient.indices, gradient.values))
-    is_new = tf.concat([[0], tf.cast(rows[1:] != rows[:-1], "int32")], axis=0)
+    first = tf.zeros_like(rows[:1], "int32")  # empty if the batch looks nothing up
+    is_new = tf.concat([first, tf.cast(rows[1:] != rows[:-1], "int32")], axis=0)
     place, size = tf.cumsum(is_new), tf.shape(rows)[0]
     values = tf.math.unsorted_segment_sum(values, place, size)
     rows = tf.math.unsorted_segment_max(rows, place, size)

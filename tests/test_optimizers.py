@@ -38,6 +38,30 @@ def steps(table, kernel, bias, batches):
     return list(weights.values())
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_table_of_low_precision(dtype):
+    """In float16, the default `epsilon` would be 0, and rows without a step NaN."""
+    layer = keras.layers.Embedding(10, 4, dtype=dtype)
+    model = model_of(layer, RowwiseAdagrad(RATE))
+    before = keras.ops.convert_to_numpy(layer.embeddings).astype("float32")
+    model.train_on_batch(np.array([1, 2, 1]), np.array([1.0, 2.0, 3.0]))
+    after = keras.ops.convert_to_numpy(layer.embeddings).astype("float32")
+    assert np.isfinite(after).all()
+    assert np.flatnonzero((before != after).any(axis=1)).tolist() == [1, 2]
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="sparse gradients")
+def test_a_batch_that_looks_nothing_up():
+    import tensorflow as tf
+
+    table, optimizer = keras.Variable(np.ones((5, 2))), RowwiseAdagrad()
+    optimizer.build([table])
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.gather(table.value, tf.zeros([0], "int32")))
+    optimizer.apply(tape.gradient(loss, [table.value]), [table])
+    assert (keras.ops.convert_to_numpy(table) == 1).all()
+
+
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_steps_are_those_of_the_formula(jit_compile):
     if jit_compile and keras.backend.backend() == "torch":
