@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from memembed.compression import num_bytes
 from memembed.models import input_dims, penalize
+from memembed.shapes import check_size
 from memembed.sizing import training_bytes
 
 
@@ -33,7 +34,9 @@ class Settings:
             errors linearly: the Huber loss. None is the squared error.
 
     Raises:
-        ValueError: `schedule` is neither of the two.
+        TypeError: `epochs` or `batch_size` is not an integer.
+        ValueError: `schedule` is neither of the two, or `epochs` or `batch_size` is not
+            positive.
 
     Example:
         >>> Settings(0.01, "cosine", epochs=3).learning_rates.round(4).tolist()
@@ -48,6 +51,8 @@ class Settings:
     huber_delta: float | None = None
 
     def __post_init__(self):
+        check_size("epochs", self.epochs)
+        check_size("batch_size", self.batch_size)
         if self.schedule not in ("constant", "cosine"):
             raise ValueError(
                 "`schedule` must be 'constant' or 'cosine'. "
@@ -167,16 +172,19 @@ def train(model, data, settings=EXAMPLE, *, compiled=None, on_epoch_end=None):
     for variable in optimizer.variables:
         variable.assign(keras.ops.zeros_like(variable))
     history = {name: [] for name in ("mse", "mae", "val_mse", "val_mae")}
-    for epoch, rate in enumerate(settings.learning_rates):
-        optimizer.learning_rate = rate
-        errors = {name: float(error) for name, error in run(inputs, ratings).items()}
-        validation = evaluate(twin, data.validation)
-        errors |= {f"val_{name}": error for name, error in validation.items()}
-        for name, error in errors.items():
-            history[name].append(error)
-        if on_epoch_end:
-            on_epoch_end(epoch, errors)
-    model.set_weights(twin.get_weights())
+    try:
+        for epoch, rate in enumerate(settings.learning_rates):
+            optimizer.learning_rate = rate
+            found = run(inputs, ratings)
+            errors = {name: float(error) for name, error in found.items()}
+            validation = evaluate(twin, data.validation)
+            errors |= {f"val_{name}": error for name, error in validation.items()}
+            for name, error in errors.items():
+                history[name].append(error)
+            if on_epoch_end:
+                on_epoch_end(epoch, errors)
+    finally:  # an interrupted `fit` keeps what it has learned, too
+        model.set_weights(twin.get_weights())
     return history
 
 

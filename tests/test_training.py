@@ -201,6 +201,29 @@ def test_measure_can_leave_out_the_evaluation_part(data, capsys):
     assert result.row()["learning_rate"] is None
 
 
+def test_an_interrupted_training_keeps_its_epochs(data):
+    model = bias_model(60, 50)
+
+    def stop(epoch, errors):
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    keras.utils.set_random_seed(0)
+    with pytest.raises(KeyboardInterrupt):
+        train(model, data, Settings(epochs=3), on_epoch_end=stop)
+    two_epochs = bias_model(60, 50)
+    keras.utils.set_random_seed(0)
+    train(two_epochs, data, Settings(epochs=2))
+    for one, other in zip(model.get_weights(), two_epochs.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size"])
+def test_settings_that_cannot_be(name):
+    with pytest.raises(ValueError, match=f"`{name}` must be a positive integer.*=0"):
+        Settings(**{name: 0})
+
+
 def test_an_epoch_can_be_printed(data, capsys):
     train(bias_model(60, 50), data, Settings(epochs=2))
     assert capsys.readouterr().out == ""
