@@ -161,8 +161,16 @@ def code_bytes(rows, bits):
     Args:
         rows: how many ids the block holds.
         bits: the bits of each column.
+
+    Raises:
+        TypeError: `rows` is not an integer.
+        ValueError: `rows` is not positive.
+
+    Example:
+        >>> code_bytes(1000, [2, 1])
+        375
     """
-    return -(-rows * sum(bits) // 8)
+    return -(-check_size("rows", rows) * sum(map(int, bits)) // 8)
 
 
 def block_bytes(input_dim, num_blocks):
@@ -321,6 +329,7 @@ def md_bytes(block_sizes, block_dims, output_dim, use_bias=False, dtype="float32
 
 
 def _check_dtype(dtype):
+    dtype = getattr(dtype, "name", dtype)  # of a NumPy dtype
     if dtype not in tuple(BITS):
         raise ValueError(
             f"`dtype` must be one of {', '.join(map(repr, BITS))}. "
