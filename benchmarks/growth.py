@@ -108,7 +108,15 @@ COMPRESSED = {
 
 # With ten million users, a training takes up to an hour, and 10 GB: only these.
 LONG = 10**7
-OF_LONG = ("no user table", BIAS, FULL, "quotient and remainder, 1 numbers")
+OF_LONG = (
+    "no user table",
+    BIAS,
+    FULL,
+    f"1 column and {BIAS}",
+    f"mixed dimensions and {BIAS}",
+    "hashing, 1 numbers",
+    "quotient and remainder, 1 numbers",
+)
 
 
 def measure(repeats):
