@@ -24,8 +24,8 @@ class Vocabulary:
             row; read-only.
 
     Raises:
-        ValueError: an id is missing, or is a float of 2**53 or more, where several
-            integers are the same float; an id of `train_ids` is not in `catalogue`; or
+        ValueError: an id is missing, or is a float so large that several integers are
+            the same float; an id of `train_ids` is not in `catalogue`; or
             `num_oov_indices` is neither 0 nor 1.
 
     Example:
@@ -96,6 +96,7 @@ class Vocabulary:
         self.ids = ids[order]
         self.counts = np.append(counts[order], np.zeros(num_oov_indices, dtype="int64"))
         self.ids.flags.writeable = self.counts.flags.writeable = False
+        self._kind = _kind(self.ids)
         self._rows = pd.Index(self.ids)
 
     def __len__(self):
@@ -120,11 +121,11 @@ class Vocabulary:
                 way around; or as in the class for large floats.
         """
         ids = _check_exact("ids", np.asarray(ids))
-        kinds = _kind(ids), _kind(self.ids)
-        if ids.size and "other" not in kinds and kinds[0] != kinds[1]:
+        kind = _kind(ids)
+        if ids.size and kind != self._kind and "other" not in (kind, self._kind):
             raise ValueError(
-                f"`ids` must be {kinds[1]}, like the ids of the vocabulary. "
-                f"Received: {kinds[0]}, such as {_abridged(ids.ravel(), limit=3)}"
+                f"`ids` must be {self._kind}, like the ids of the vocabulary. "
+                f"Received: {kind}, such as {_abridged(ids.ravel(), limit=3)}"
             )
         rows = self._rows.get_indexer(ids.ravel()).astype("int32")
         unknown = rows < 0
@@ -175,11 +176,14 @@ def _checked(name, ids):
 
 def _check_exact(name, ids):
     """Return ids. Integers that have become floats may no longer be different."""
-    if ids.dtype.kind == "f" and (large := np.abs(ids) >= 2.0**53).any():
-        raise ValueError(
-            f"`{name}` must be integers if they are large: several integers from 2**53 "
-            f"on are the same float. Received: {_abridged(ids[large])}"
-        )
+    if ids.dtype.kind == "f":
+        exact = 2 ** (np.finfo(ids.dtype).nmant + 1)
+        if (large := np.abs(ids) >= exact).any():
+            raise ValueError(
+                f"`{name}` must be integers if they are large: from {exact:,} on, "
+                f"several integers are the same {ids.dtype}. "
+                f"Received: {_abridged(ids[large])}"
+            )
     return ids
 
 

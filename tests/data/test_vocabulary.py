@@ -90,7 +90,10 @@ def test_large_integers_stay_different():
     for wrong in (lambda: Vocabulary(floats), lambda: vocabulary.encode(floats)):
         with pytest.raises(ValueError, match=r"must be integers if .*9\.22.*e\+18"):
             wrong()
-    assert Vocabulary([2.0, 3.0]).encode([3]).tolist() == [1]
+    with pytest.raises(ValueError, match=r"from 16,777,216 on, .* same float32"):
+        Vocabulary(np.array([2**24, 2**24 + 1], "float32"))
+    for kind in ("float32", "float64"):
+        assert Vocabulary(np.array([2, 3], kind)).encode([3]).tolist() == [1]
 
 
 def test_out_of_vocabulary_row():
