@@ -245,7 +245,7 @@ class _Batches(keras.utils.PyDataset):
             raise ValueError(
                 "Batches of files must be read in order. They are shuffled already: "
                 "call `fit` with `shuffle=False`. "
-                f"Received: batch {index} after batch {self.position - 1}"
+                f"Received: batch {index}, but batch {self.position} is next"
             )
         self.position += 1
         return next(self.stream)
@@ -296,21 +296,28 @@ def _check_that_none_is_missing(files):
             f"{files[names.index(None)]} does not belong to the numbered files beside "
             "it. Is it a copy of one of them?"
         )
-    sets = {}  # files that are named alike: the first one's count, and all numbers
+    sets = {}  # of files that are named alike: a dict from a number to its file
     for file, name in zip(files, names, strict=True):
         if not name:
             continue
         before, number, count = name.groups()
-        of_first, numbers = sets.setdefault(before, (count, set()))
-        if count != of_first or int(number) >= int(count) or int(number) in numbers:
+        if int(number) >= int(count):
+            raise ValueError(f"{file} must have a number from 0 to {count} - 1.")
+        there = sets.setdefault((before, count), {})
+        if int(number) in there:
+            raise ValueError(f"{file} has the number of {there[int(number)].name}.")
+        there[int(number)] = file
+    firsts = {}
+    for (before, count), there in sets.items():
+        file = next(iter(there.values()))
+        if before in firsts:
             raise ValueError(
-                f"{file} does not belong to the files beside it, {before}...-of-"
-                f"{of_first}. Is it of an earlier run?"
+                f"{file} is not of the same run as {firsts[before].name}: their names "
+                "have other totals."
             )
-        numbers.add(int(number))
-    for before, (count, numbers) in sets.items():
+        firsts[before] = file
         for i in range(int(count)):
-            if i not in numbers:
+            if i not in there:
                 missing = f"{before}{i:0{len(count)}}-of-{count}.parquet"
                 raise ValueError(f"{files[0].parent / missing} is missing.")
 

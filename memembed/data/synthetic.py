@@ -122,9 +122,9 @@ def write_synthetic_shards(
         progress: `tqdm`, or a replacement. The default is silent in logs.
 
     Raises:
-        TypeError: a size is not an integer.
-        ValueError: a size is not positive, or `noise` is negative, or `folder` has
-            Parquet files that are not of the same call.
+        TypeError: a size or `seed` is not an integer.
+        ValueError: a size is not positive, or `noise` or `seed` is negative, or
+            `folder` has Parquet files that are not of the same call.
 
     Example:
         >>> import tempfile
@@ -133,6 +133,7 @@ def write_synthetic_shards(
         >>> sorted(file.name for file in Path(folder).iterdir())
         ['ratings-0-of-2.parquet', 'ratings-1-of-2.parquet']
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     num_ratings = check_size("num_ratings", num_ratings)
@@ -148,11 +149,14 @@ def write_synthetic_shards(
     call |= {"num_movies": num_movies, "noise": float(noise), "seed": seed}
     call = json.dumps(call | {"shard_size": shard_size}).encode()
     for file in sorted(folder.glob("*.parquet")):
-        found = (pq.read_schema(file).metadata or {}).get(b"memembed")
+        try:
+            found = (pq.read_schema(file).metadata or {}).get(b"memembed", b"unknown")
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(f"{file} cannot be read: {error}") from error
         if found != call:
             raise ValueError(
                 "`folder` must be empty, or hold files of the same call. "
-                f"Received: {file}, of {found and found.decode()}"
+                f"Received: {file}, whose call is {found.decode()}"
             )
     count = -(-num_ratings // shard_size)
     for i in progress(range(count), "ratings", unit="file"):

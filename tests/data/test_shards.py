@@ -257,11 +257,21 @@ def test_a_copy_of_a_numbered_file_is_named(folder):
         RatingShards(folder)
 
 
-@pytest.mark.parametrize("name", ["part-0-of-1", "part-3-of-3", "part-01-of-3"])
-def test_files_of_another_run_are_named(folder, name):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "part-0-of-1",
+            r"-0-of-3\.parquet is not of the same run as part-0-of-1",
+        ),
+        ("part-3-of-3", r"part-3-of-3\.parquet must have a number from 0"),
+        ("part-01-of-3", r"part-1-of-3\.parquet has the number of part-01-of-3\.parq"),
+    ],
+)
+def test_files_of_another_run_are_named(folder, name, message):
     file = folder / "part-1-of-3.parquet"
     (folder / f"{name}.parquet").write_bytes(file.read_bytes())
-    with pytest.raises(ValueError, match=r"\.parquet does not belong to the files"):
+    with pytest.raises(ValueError, match=message):
         RatingShards(folder)
 
 
@@ -332,6 +342,9 @@ def test_synthetic_shards_of_another_call_are_refused(tmp_path):
         with pytest.raises(ValueError, match=r"of the same call.*-0-of-2\.parquet"):
             write_synthetic_shards(tmp_path, 1000, **options)
     assert sorted(tmp_path.iterdir()) == before
+    before[0].write_bytes(b"cut")
+    with pytest.raises(ValueError, match=r"-0-of-2\.parquet cannot be read"):
+        write_synthetic_shards(tmp_path, 1000, 50, 20, shard_size=600)
 
 
 def test_only_the_noise_does_not_depend_on_the_ids(tmp_path):
