@@ -13,7 +13,7 @@ class RowwiseAdagrad(keras.optimizers.Optimizer):
     step of the row is the gradient times the learning rate, divided by the square root
     of the state. So a table of 64 columns has a state of 1/64 of its bytes, where Adam
     has two slots as large as the table. A weight with one axis, such as a bias, has a
-    state for each number.
+    state for each number. The states of weights in float16 or bfloat16 are in float32.
 
     The states start at 0. If the loss is a mean over a large batch, the gradient of one
     row is tiny: Keras's Adagrad, whose states start at 0.1, moves the row very little.

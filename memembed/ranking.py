@@ -149,10 +149,10 @@ def _vectors(model, side, size):
         )
     vectors = ops.convert_to_numpy(tower(np.arange(size), training=False))
     if not np.isfinite(vectors).all():
-        row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+        row, column = np.argwhere(~np.isfinite(vectors))[0]
         raise ValueError(
             f"`scores` must be a model of finite {side} vectors. "
-            f"Received: {vectors[row]} in row {row}"
+            f"Received: {vectors[row, column]} in row {row}"
         )
     return vectors
 

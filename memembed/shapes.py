@@ -22,16 +22,19 @@ def check_size(name, value, least=1):
         TypeError: `value` is not an integer. A bool does not count as one.
         ValueError: `value` is less than `least`.
     """
-    kind = "a positive integer" if least else "an integer of at least 0"
-    message = f"`{name}` must be {kind}. Received: {name}={value!r}"
+
+    def message():
+        kind = "a positive integer" if least else "an integer of at least 0"
+        return f"`{name}` must be {kind}. Received: {name}={value!r}"
+
     if isinstance(value, bool):
-        raise TypeError(message)
+        raise TypeError(message())
     try:
         size = operator.index(value)
     except TypeError:
-        raise TypeError(message) from None
+        raise TypeError(message()) from None
     if size < least:
-        raise ValueError(message)
+        raise ValueError(message())
     return size
 
 

@@ -18,6 +18,7 @@ of Keras 3.15:
 import itertools
 import math
 import numbers
+import operator
 
 import numpy as np
 
@@ -163,14 +164,14 @@ def code_bytes(rows, bits):
         bits: the bits of each column.
 
     Raises:
-        TypeError: `rows` is not an integer.
+        TypeError: `rows`, or one of `bits`, is not an integer.
         ValueError: `rows` is not positive.
 
     Example:
         >>> code_bytes(1000, [2, 1])
         375
     """
-    return -(-check_size("rows", rows) * sum(map(int, bits)) // 8)
+    return -(-check_size("rows", rows) * sum(map(operator.index, bits)) // 8)
 
 
 def block_bytes(input_dim, num_blocks):

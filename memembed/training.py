@@ -131,7 +131,8 @@ def train(model, data, settings=EXAMPLE, *, compiled=None, on_epoch_end=None):
 
     The result is that of `model.compile` and `model.fit`, but faster: see
     `compile_epoch`. As in `fit` on TensorFlow after `keras.utils.set_random_seed`, the
-    ratings are put in one random order, which is the same in every epoch.
+    ratings are put in one random order, which is the same in every epoch. If training
+    is interrupted, the model keeps what it has learned until then.
 
     Args:
         model: a functional model from `{"user": ..., "movie": ...}` to ratings, such as
