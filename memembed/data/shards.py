@@ -301,21 +301,20 @@ def _check_that_none_is_missing(files):
         if not name:
             continue
         before, number, count = name.groups()
+        there = sets.setdefault(before, {})
+        first = next(iter(there.values()), file)
+        if not first.stem.endswith(f"-of-{count}"):
+            raise ValueError(
+                f"{file} is not of the same run as {first.name}: their names have "
+                "other totals."
+            )
         if int(number) >= int(count):
-            raise ValueError(f"{file} must have a number from 0 to {count} - 1.")
-        there = sets.setdefault((before, count), {})
+            raise ValueError(f"{file} must have a number below {count}, from 0 on.")
         if int(number) in there:
             raise ValueError(f"{file} has the number of {there[int(number)].name}.")
         there[int(number)] = file
-    firsts = {}
-    for (before, count), there in sets.items():
-        file = next(iter(there.values()))
-        if before in firsts:
-            raise ValueError(
-                f"{file} is not of the same run as {firsts[before].name}: their names "
-                "have other totals."
-            )
-        firsts[before] = file
+    for before, there in sets.items():
+        count = next(iter(there.values())).stem.rpartition("-")[2]
         for i in range(int(count)):
             if i not in there:
                 missing = f"{before}{i:0{len(count)}}-of-{count}.parquet"
