@@ -244,6 +244,15 @@ def test_bad_arguments_of_md_raise_what_the_layer_raises(function, changes):
     assert "Received: " in str(received.value)
 
 
+def test_numpy_sizes_and_dtypes_are_exact():
+    table = np.zeros((3, 4), "float16")
+    assert plain_bytes(*table.shape, table.dtype) == table.nbytes
+    assert code_bytes(np.int32(10**9), np.array([4] * 8, "uint8")) == 4 * 10**9
+    for rows, bits in ((1000.5, [4]), (1000, [2.5])):
+        with pytest.raises(TypeError):
+            code_bytes(rows, bits)
+
+
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [
